@@ -1,0 +1,71 @@
+"""mdsens: how a particle system at rest responds to its parameters, from ∇E = 0.
+
+Names are loaded when first used, so that `import mdsens` and `mdsens --help` are immediate.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AllPairs": "neighbors",
+    "Certificate": "certificate",
+    "Equilibrium": "relaxation",
+    "FIRE": "minimizers",
+    "GradientDescent": "minimizers",
+    "InvalidInput": "errors",
+    "JaxMD": "potentials",
+    "JaxMDMinimizer": "minimizers",
+    "LennardJones": "potentials",
+    "MdsensError": "errors",
+    "Morse": "potentials",
+    "NeighborList": "neighbors",
+    "NeighborOverflow": "errors",
+    "NotConverged": "errors",
+    "PairPotential": "potentials",
+    "Potential": "potentials",
+    "Relaxation": "relaxation",
+    "Sensitivity": "response",
+    "SoftSphere": "potentials",
+    "SolveFailed": "errors",
+    "System": "system",
+    "Unrolled": "unrolled",
+    "Yukawa": "potentials",
+    "random_packing": "packings",
+    "read": "io",
+    "sensitivity": "response",
+    "write": "io",
+}
+_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials")
+
+__all__ = [*_HOME, *_ROOMS]
+
+if TYPE_CHECKING:
+    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials
+    from .certificate import Certificate
+    from .errors import InvalidInput, MdsensError, NeighborOverflow, NotConverged, SolveFailed
+    from .io import read, write
+    from .minimizers import FIRE, GradientDescent, JaxMDMinimizer
+    from .neighbors import AllPairs, NeighborList
+    from .packings import random_packing
+    from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, Yukawa
+    from .relaxation import Equilibrium, Relaxation
+    from .response import Sensitivity, sensitivity
+    from .system import System
+    from .unrolled import Unrolled
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'mdsens' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

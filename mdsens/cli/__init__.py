@@ -1,0 +1,5 @@
+"""The command `mdsens`."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,230 @@
+"""What can be asked for on the command line. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import InvalidInput, MdsensError
+
+app = typer.Typer(
+    name="mdsens",
+    help="How a particle system at rest responds to its parameters, from ∇E = 0.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class PotentialName(enum.StrEnum):
+    soft_sphere = "soft-sphere"
+    lennard_jones = "lennard-jones"
+    morse = "morse"
+    yukawa = "yukawa"
+
+
+class MinimizerName(enum.StrEnum):
+    fire = "fire"
+    gradient_descent = "gradient-descent"
+
+
+class Precision(enum.StrEnum):
+    double = "double"
+    single = "single"
+
+
+class Device(enum.StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class LinearSolver(enum.StrEnum):
+    auto = "auto"
+    dense = "dense"
+    cg = "cg"
+    bicgstab = "bicgstab"
+    gmres = "gmres"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command that relaxes is told."""
+
+    potential: PotentialName = PotentialName.soft_sphere
+    settings: tuple[str, ...] = ()
+    minimizer: MinimizerName = MinimizerName.fire
+    tolerance: float = 1e-10
+    max_steps: int = 100_000
+    linear_solver: LinearSolver = LinearSolver.auto
+    precision: Precision = Precision.double
+    device: Device = Device.auto
+    diameters: tuple[float, ...] | None = None
+    dim: int | None = None
+
+
+Input = Annotated[
+    Path, typer.Argument(metavar="IN", help="The packing: extended XYZ, LAMMPS data, any file ASE reads.")
+]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The folder for the results.")]
+OutputFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT", help="The relaxed packing, e.g. out.extxyz.")
+]
+PotentialOption = Annotated[PotentialName, typer.Option("--potential", help="The pair potential.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the potential, such as epsilon=1.0; repeatable."),
+]
+EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Short for --set epsilon=…")]
+AlphaOption = Annotated[float | None, typer.Option("--alpha", help="Short for --set alpha=…")]
+MinimizerOption = Annotated[MinimizerName, typer.Option("--minimizer", help="The way downhill.")]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Largest force component allowed at rest.")]
+StepsOption = Annotated[int, typer.Option("--max-steps", help="When to give up.")]
+SolverOption = Annotated[LinearSolver, typer.Option("--linear-solver", help="The solver behind the response.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Of all arithmetic.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where it is computed.")]
+DiametersOption = Annotated[
+    str | None, typer.Option("--diameters", metavar="D,D,…", help="One per species, for files that hold none.")
+]
+DimOption = Annotated[int | None, typer.Option("--dim", min=2, max=3, help="2 or 3, where the file does not tell.")]
+WrtOption = Annotated[
+    str,
+    typer.Option("--wrt", metavar="NAME", help="diameters, species-diameter:K, box, epsilon, alpha …"),
+]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show:
+        typer.echo(f"mdsens {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: OutputFolder,
+    seed: Annotated[int, typer.Option(help="Of the initial positions.")] = 0,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """The experiment of Blondel et al. (2021): 128 soft spheres in two dimensions, half of diameter 1, half of
+    diameter θ = 0.6, at packing fraction 0.98, relaxed with FIRE. How does every particle move as θ grows?
+    """
+    from . import work
+
+    work.demo(output, seed, Options(device=device))
+
+
+@app.command()
+def relax(
+    input: Input,
+    output: OutputFile,
+    potential: PotentialOption = PotentialName.soft_sphere,
+    set_: SetOption = None,
+    epsilon: EpsilonOption = None,
+    alpha: AlphaOption = None,
+    minimizer: MinimizerOption = MinimizerName.fire,
+    tolerance: ToleranceOption = 1e-10,
+    max_steps: StepsOption = 100_000,
+    precision: PrecisionOption = Precision.double,
+    device: DeviceOption = Device.auto,
+    diameters: DiametersOption = None,
+    dim: DimOption = None,
+) -> None:
+    """Relax a packing and write it, in the format that OUT's ending says."""
+    from . import work
+
+    work.relax(
+        input,
+        output,
+        Options(
+            potential=potential,
+            settings=_settings(set_, epsilon, alpha),
+            minimizer=minimizer,
+            tolerance=tolerance,
+            max_steps=max_steps,
+            precision=precision,
+            device=device,
+            diameters=_lengths(diameters),
+            dim=dim,
+        ),
+    )
+
+
+@app.command()
+def sensitivity(
+    input: Input,
+    wrt: WrtOption,
+    output: OutputFolder,
+    potential: PotentialOption = PotentialName.soft_sphere,
+    set_: SetOption = None,
+    epsilon: EpsilonOption = None,
+    alpha: AlphaOption = None,
+    minimizer: MinimizerOption = MinimizerName.fire,
+    tolerance: ToleranceOption = 1e-10,
+    max_steps: StepsOption = 100_000,
+    linear_solver: SolverOption = LinearSolver.auto,
+    precision: PrecisionOption = Precision.double,
+    device: DeviceOption = Device.auto,
+    diameters: DiametersOption = None,
+    dim: DimOption = None,
+) -> None:
+    """Relax a packing and compute how it responds to the parameter NAME: numbers, arrays and a picture in OUT."""
+    from . import work
+
+    work.sensitivity(
+        input,
+        wrt,
+        output,
+        Options(
+            potential=potential,
+            settings=_settings(set_, epsilon, alpha),
+            minimizer=minimizer,
+            tolerance=tolerance,
+            max_steps=max_steps,
+            linear_solver=linear_solver,
+            precision=precision,
+            device=device,
+            diameters=_lengths(diameters),
+            dim=dim,
+        ),
+    )
+
+
+def _settings(given: list[str] | None, epsilon: float | None, alpha: float | None) -> tuple[str, ...]:
+    short = [f"{name}={value}" for name, value in (("epsilon", epsilon), ("alpha", alpha)) if value is not None]
+    return (*(given or ()), *short)
+
+
+def _lengths(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidInput(f"--diameters takes lengths separated by commas, not {text!r}") from None
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 the computation failed, 2 the input cannot be meant."""
+    try:
+        app()
+    except (InvalidInput, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        _fail(error, 2)
+    except (MdsensError, OSError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+
+
+def _fail(error: object, code: int) -> None:
+    print(f"mdsens: {error}", file=sys.stderr)
+    sys.exit(code)

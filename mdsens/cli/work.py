@@ -1,0 +1,219 @@
+"""What the commands do, once they are known to be worth the heavy imports."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import mdsens
+from mdsens import linear_solvers, plotting
+from mdsens.errors import InvalidInput
+from mdsens.io import replacing
+from mdsens.relaxation import Equilibrium
+from mdsens.response import check_name, parameters_of
+
+from .app import Device, LinearSolver, MinimizerName, Options, PotentialName, Precision
+
+POTENTIALS: dict[PotentialName, Callable[..., mdsens.Potential]] = {
+    PotentialName.soft_sphere: mdsens.SoftSphere,
+    PotentialName.lennard_jones: mdsens.LennardJones,
+    PotentialName.morse: mdsens.Morse,
+    PotentialName.yukawa: mdsens.Yukawa,
+}
+
+
+def demo(output: Path, seed: int, options: Options) -> None:
+    _configure(options)
+    _check_folder(output)
+    system = mdsens.random_packing(n=128, dim=2, diameters=(1.0, 0.6), packing_fraction=0.98, seed=seed)
+    _respond(system, mdsens.SoftSphere(), "species-diameter:1", output, options)
+
+
+def relax(input: Path, output: Path, options: Options) -> None:
+    _configure(options)
+    with replacing(output):
+        potential, system = _potential(options), _read(input, options)
+        equilibrium = _relax(potential, system, options)
+    mdsens.write(output, equilibrium)
+    print(equilibrium.certificate)
+    print(f"{'written':<17} {output}")
+
+
+def sensitivity(input: Path, wrt: str, output: Path, options: Options) -> None:
+    _configure(options)
+    _check_folder(output)
+    potential, system = _potential(options), _read(input, options)
+    check_name(wrt, potential, system)
+    _respond(system, potential, wrt, output, options)
+
+
+def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, output: Path, options: Options) -> None:
+    """Relax, differentiate, and leave summary.json, result.h5 and sensitivity.png in the folder."""
+    equilibrium = _relax(potential, system, options)
+    with _progress("response") as advance:
+        response = mdsens.sensitivity(equilibrium, wrt, progress=lambda done, all: advance(done / all, f"{done}/{all}"))
+    certificate = equilibrium.certificate
+    summary = _summary(equilibrium, response, certificate, options)
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(output / "summary.json") as text,
+        replacing(output / "result.h5") as arrays,
+        replacing(output / "sensitivity.png") as picture,
+    ):
+        text.write_text(json.dumps(summary, indent=2) + "\n")
+        _write_arrays(arrays, equilibrium, response)
+        plotting.save_sensitivity(picture, equilibrium.system, response)
+    print(certificate)
+    residual = f"residual of the linear solve {response.residual:.1g}"
+    print(f"{'response':<17} to {wrt}: Σ|∂x*/∂θ| = {response.l1:.6g} ({residual})")
+    print(f"{'written':<17} {output}/summary.json, result.h5, sensitivity.png")
+
+
+def _configure(options: Options) -> None:
+    """The precision and the device, before anything is computed."""
+    jax.config.update("jax_enable_x64", options.precision is Precision.double)
+    if options.device is Device.auto:
+        return
+    jax.config.update("jax_platforms", {Device.cpu: "cpu", Device.gpu: "cuda"}[options.device])
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no GPU support at all
+        raise InvalidInput(
+            "there is no GPU that JAX can use here; leave --device out, or install mdsens[cuda] where there is one"
+        ) from error
+
+
+def _potential(options: Options) -> mdsens.Potential:
+    parameters: dict[str, float] = {}
+    for setting in options.settings:
+        name, _, value = setting.partition("=")
+        try:
+            parameters[name.strip()] = float(value)
+        except ValueError:
+            raise InvalidInput(f"--set takes NAME=VALUE with a number, not {setting!r}") from None
+    try:
+        return POTENTIALS[options.potential](**parameters)
+    except TypeError:
+        known = ", ".join(parameters_of(POTENTIALS[options.potential]()))
+        raise InvalidInput(
+            f"{options.potential.value} has no parameter {', '.join(parameters)}; it has {known}"
+        ) from None
+
+
+def _read(input: Path, options: Options) -> mdsens.System:
+    return mdsens.read(input, diameters=options.diameters, dim=options.dim)
+
+
+def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options) -> Equilibrium:
+    minimizers = {MinimizerName.fire: mdsens.FIRE, MinimizerName.gradient_descent: mdsens.GradientDescent}
+    solvers = {
+        LinearSolver.dense: linear_solvers.dense,
+        LinearSolver.cg: linear_solvers.cg,
+        LinearSolver.bicgstab: linear_solvers.bicgstab,
+        LinearSolver.gmres: linear_solvers.gmres,
+    }
+    solver = solvers[options.linear_solver]() if options.linear_solver in solvers else None
+    with _progress("relaxing") as advance:
+        highest = 0.0
+
+        def report(steps: int, max_force: float) -> None:
+            nonlocal highest
+            highest = max(highest, max_force)
+            way = math.log(highest / options.tolerance) if highest > options.tolerance else 1.0
+            done = 1.0 - math.log(max(max_force, options.tolerance) / options.tolerance) / way
+            advance(done, f"step {steps}, largest force {max_force:.1e} → {options.tolerance:.0e}")
+
+        relaxation = mdsens.Relaxation(
+            minimizer=minimizers[options.minimizer](),
+            tolerance=options.tolerance,
+            max_steps=options.max_steps,
+            linear_solver=solver,
+            progress=report,
+        )
+        return relaxation(potential, system)
+
+
+@contextmanager
+def _progress(task: str) -> Iterator[Callable[[float, str], None]]:
+    """A bar on standard error, gone when the work is done, and silent where nobody looks."""
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[what]}"),
+        TimeElapsedColumn(),
+    ]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task(task, total=1.0, what="compiling")
+        yield lambda done, what: bar.update(row, completed=done, what=what)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse before the work what could not be written after it."""
+    if output.exists() and not output.is_dir():
+        raise InvalidInput(f"{output} is a file; name a folder for the results")
+    parent = next(p for p in (output, *output.absolute().parents) if p.exists())
+    with replacing(parent / "mdsens-probe"):
+        pass
+    (parent / "mdsens-probe").unlink()
+
+
+def _summary(equilibrium: Equilibrium, response: Any, certificate: Any, options: Options) -> dict[str, Any]:
+    system = equilibrium.system
+    facts = certificate.as_dict()
+    return {
+        "n": system.n,
+        "dim": system.dim,
+        "packing_fraction": float(system.packing_fraction) if system.periodic else None,
+        "wrt": response.wrt,
+        "value": response.value.tolist(),
+        **facts,
+        "rattlers": len(certificate.rattlers),
+        "rattler_ids": list(certificate.rattlers),
+        "response_l1": response.l1,
+        "solve_residual": response.residual,
+        "potential": options.potential.value,
+        "parameters": {
+            name: np.asarray(getattr(equilibrium.potential, name)).tolist()
+            for name in parameters_of(equilibrium.potential)
+        },
+        "minimizer": options.minimizer.value,
+        "precision": options.precision.value,
+        "device": jax.devices()[0].device_kind,
+        "units": "reduced: lengths, energies and forces in the units of the input",
+        "versions": {"mdsens": mdsens.__version__, "jax": jax.__version__, "python": platform.python_version()},
+    }
+
+
+def _write_arrays(path: Path, equilibrium: Equilibrium, response: Any) -> None:
+    import h5py
+
+    system = equilibrium.system
+    arrays = {
+        "positions": (system.positions, "length", "relaxed positions [n, d], not wrapped into the cell"),
+        "forces": (equilibrium.forces, "energy/length", "forces at the relaxed positions [n, d]"),
+        "response": (response.response, "length/θ", "∂x*/∂θ [n, d, *shape of θ]"),
+        "value": (response.value, "θ", "the parameter θ"),
+        "diameters": (system.diameters, "length", "diameters [n]"),
+        "species": (system.species, "", "species [n]"),
+    }
+    if system.box is not None:
+        arrays["box"] = (system.box, "length", "lattice vectors in rows [d, d]")
+    with h5py.File(path, "w") as file:
+        file.attrs["wrt"] = response.wrt
+        file.attrs["mdsens"] = mdsens.__version__
+        for name, (values, unit, meaning) in arrays.items():
+            file[name] = np.asarray(values)
+            file[name].attrs["unit"] = unit
+            file[name].attrs["meaning"] = meaning

@@ -1,0 +1,126 @@
+"""The linear solvers offered, all of them lineax's interface, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float
+
+from .hessian import Hessian, ZeroModes
+
+DENSE_UP_TO = 1200
+"""Degrees of freedom up to which the dense solver is chosen."""
+
+Displacements = Float[Array, "n d"]
+
+
+def spectral_cut(eigenvalues: Float[Array, " k"]) -> Float[Array, ""]:
+    """The magnitude up to which an eigenvalue counts as zero: eps^0.6 of the largest, 4e-10 in double precision."""
+    return jnp.finfo(eigenvalues.dtype).eps ** 0.6 * jnp.max(jnp.abs(eigenvalues))
+
+
+class PseudoInverse(lx.AbstractLinearSolver):
+    """The minimum-norm solution with a symmetric matrix, by its eigenvectors; finds every zero mode."""
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> tuple[Array, Array]:
+        eigenvalues, vectors = jnp.linalg.eigh(operator.as_matrix())
+        curved = jnp.abs(eigenvalues) > spectral_cut(eigenvalues)
+        return jnp.where(curved, 1.0 / jnp.where(curved, eigenvalues, 1.0), 0.0), vectors
+
+    def compute(
+        self, state: tuple[Array, Array], vector: Array, options: dict[str, Any]
+    ) -> tuple[Array, lx.RESULTS, dict[str, Any]]:
+        inverse, vectors = state
+        return vectors @ (inverse * (vectors.T @ vector)), lx.RESULTS.successful, {}
+
+    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return state, options
+
+    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return state, options
+
+    def assume_full_rank(self) -> bool:
+        return False
+
+
+def dense() -> lx.AbstractLinearSolver:
+    """Eigenvectors of the dense Hessian: certain, and the choice for small systems."""
+    return PseudoInverse()
+
+
+def cg(rtol: float = 1e-12, max_steps: int | None = None) -> lx.AbstractLinearSolver:
+    """Conjugate gradients (Hestenes and Stiefel 1952), for a minimum."""
+    return lx.CG(rtol=rtol, atol=0.0, max_steps=max_steps)
+
+
+def bicgstab(rtol: float = 1e-12, max_steps: int | None = None) -> lx.AbstractLinearSolver:
+    """BiCGSTAB (van der Vorst 1992), which Blondel et al. (2021) use for this problem."""
+    return lx.BiCGStab(rtol=rtol, atol=0.0, max_steps=max_steps)
+
+
+def gmres(rtol: float = 1e-12, max_steps: int | None = None, restart: int = 100) -> lx.AbstractLinearSolver:
+    """Restarted GMRES (Saad and Schultz 1986)."""
+    return lx.GMRES(rtol=rtol, atol=0.0, max_steps=max_steps, restart=restart)
+
+
+def automatic(degrees_of_freedom: int) -> lx.AbstractLinearSolver:
+    """Dense for small systems, conjugate gradients beyond."""
+    return dense() if degrees_of_freedom <= DENSE_UP_TO else cg()
+
+
+def is_iterative(solver: lx.AbstractLinearSolver) -> bool:
+    return isinstance(solver, lx.CG | lx.BiCGStab | lx.GMRES)
+
+
+def largest_residual(dtype: Any) -> float:
+    """The relative residual beyond which an iterative solution is not trusted: 4e-8 in double, 8e-4 in single."""
+    return float(jnp.finfo(dtype).eps ** 0.5) * 2.5
+
+
+def prepare(
+    solver: lx.AbstractLinearSolver, hessian: Hessian, zero_modes: ZeroModes, shift: Float[Array, ""]
+) -> Callable[[Callable[[Displacements], Displacements], Displacements], Displacements]:
+    """The function solve(A, b) for A = P H P + shift (1 - P), P the projection off the known zero modes.
+
+    What depends on the matrix alone (a factorization) is done once, here. An iterative solution
+    whose residual says that it is wrong comes back as NaN.
+    """
+    n, _, d = zero_modes.rigid.shape[1], None, zero_modes.rigid.shape[2]
+    structure = jax.ShapeDtypeStruct((n * d,), zero_modes.rigid.dtype)
+    tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
+
+    if not is_iterative(solver):
+        operator: lx.AbstractLinearOperator = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift), tags)
+        state = solver.init(operator, {})
+
+        def solve(product: Callable[[Displacements], Displacements], b: Displacements) -> Displacements:
+            found = lx.linear_solve(operator, b.ravel(), solver, state=state, throw=False)
+            return found.value.reshape(b.shape)
+
+        return solve
+
+    def iterate(product: Callable[[Displacements], Displacements], b: Displacements) -> Displacements:
+        flat = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, tags)
+        found = lx.linear_solve(flat, b.ravel(), solver, throw=False).value.reshape(b.shape)
+        residual = jnp.linalg.norm(product(found) - b)
+        trusted = residual <= largest_residual(b.dtype) * jnp.linalg.norm(b)
+        return jnp.where(trusted, found, jnp.nan)
+
+    return iterate
+
+
+def _deflated(hessian: Hessian, zero_modes: ZeroModes, shift: Float[Array, ""]) -> Float[Array, "k k"]:
+    """The matrix of P H P + shift (1 - P)."""
+    n, d = zero_modes.rigid.shape[1:]
+    matrix = hessian.dense().reshape(n * d, n * d)
+    held = jnp.repeat(~zero_modes.rattlers, d)
+    rigid = zero_modes.rigid.reshape(-1, n * d)
+    kept = jnp.diag(held.astype(matrix.dtype)) - rigid.T @ rigid
+    return kept @ matrix @ kept + shift * (jnp.eye(n * d, dtype=matrix.dtype) - kept)
+
+
+__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "dense", "gmres"]

@@ -1,0 +1,52 @@
+"""What a minimizer is: a state and a step, made from a force and a shift, as in jax-md."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+Positions = Float[Array, "n d"]
+ForceFunction = Callable[..., Positions]
+ShiftFunction = Callable[..., Positions]
+State = Any
+
+
+class Minimizer(eqx.Module):
+    """A recipe for steps downhill. Its fields are plain numbers: they choose the compiled program."""
+
+    @abc.abstractmethod
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction
+    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+        """The pair (init, apply): the state at some positions, and the state one step later.
+
+        A state is the positions themselves, or has them as `.position`; if it also has `.force`,
+        that is taken to be the force at these positions.
+        """
+
+
+class JaxMDMinimizer(Minimizer):
+    """Any minimizer of jax-md: `JaxMDMinimizer(jax_md.minimize.fire_descent, dt_max=0.2)`.
+
+    `factory` is called as `factory(force, shift, **options)` and returns (init, apply).
+    """
+
+    factory: Callable[..., Any] = eqx.field(static=True)
+    options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+
+    def __init__(self, factory: Callable[..., Any], **options: Any) -> None:
+        self.factory = factory
+        self.options = tuple(sorted(options.items()))
+
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction
+    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+        return self.factory(force, shift, **dict(self.options))
+
+
+def position_of(state: State) -> Positions:
+    return state.position if hasattr(state, "position") else state

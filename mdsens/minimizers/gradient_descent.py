@@ -1,0 +1,26 @@
+"""The plainest way downhill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+
+from .base import ForceFunction, Minimizer, Positions, ShiftFunction, State
+
+
+class GradientDescent(Minimizer):
+    """x ← x - step_size ∇E, as in jax-md's `gradient_descent`.
+
+    **Arguments:** `step_size`, in units of length²/energy; stable below 2 over the largest
+    curvature of the energy.
+    """
+
+    step_size: float = eqx.field(default=0.1, static=True)
+
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction
+    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+        from jax_md.minimize import gradient_descent
+
+        return gradient_descent(force, shift, step_size=self.step_size)

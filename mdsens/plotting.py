@@ -1,0 +1,162 @@
+"""Pictures: a packing drawn to scale, and how it responds."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .response import Sensitivity
+from .system import System
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#a9c4e4", "#f3cf9b", "#b7dcb2", "#e3b5cf", "#d7d7d7", "#f2eaa0")
+EDGES = ("#5f7fa8", "#b98a45", "#6b9a66", "#a0668a", "#888888", "#a79c3e")
+ARROW = "#b01e1e"
+
+
+def draw(system: System, ax: Axes | None = None) -> Axes:
+    """The packing, to scale, species by color, with the periodic images that reach into the cell.
+
+    A three-dimensional packing is drawn in projection along z, translucent, without images.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 6))
+    _draw_particles(system, ax)
+    _frame(system, ax)
+    return ax
+
+
+def draw_sensitivity(system: System, sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
+    """The packing with an arrow for every particle: the way it moves as the parameter grows.
+
+    Where the parameter has components, the arrows show one direction of them: all diameters
+    growing alike, every entry of a pair matrix growing alike, or, for the box, the non-affine part
+    of the response to an isotropic dilation. The longest arrows are cut to a multiple of the
+    typical one, and then drawn open-headed, so that one loose particle does not shrink all others.
+    """
+    ax = draw(system, ax)
+    arrows, meaning = arrows_of(system, sensitivity)
+    points = np.asarray(system.wrapped())
+    lengths = np.linalg.norm(arrows, axis=1)
+    moving = lengths > 1e-9 * max(lengths.max(), 1e-300)
+    if moving.any():
+        typical = float(np.quantile(lengths[moving], 0.9))
+        scale = 0.9 * float(np.mean(np.asarray(system.diameters))) / typical
+        shown = arrows * (scale * np.minimum(1.0, 1.8 * typical / np.maximum(lengths, 1e-300)))[:, None]
+        cut = lengths > 1.8 * typical
+        style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1.0, "width": 0.0045, "zorder": 1e6}
+        for chosen, color in ((moving & ~cut, ARROW), (moving & cut, "#e0662c")):
+            if chosen.any():
+                quiver = ax.quiver(*points[chosen, :2].T, *shown[chosen, :2].T, color=color, **style)
+        _key(ax, quiver, typical, scale, sensitivity, int(cut.sum()))
+    ax.set_title(f"{meaning}\nΣ|∂x/∂θ| = {sensitivity.l1:.4g}", fontsize=10)
+    return ax
+
+
+def save_sensitivity(path: Path, system: System, sensitivity: Sensitivity) -> None:
+    """`draw_sensitivity` into a file."""
+    figure = _figure()
+    draw_sensitivity(system, sensitivity, figure.add_axes((0.03, 0.07, 0.94, 0.84)))
+    figure.savefig(path, dpi=160, facecolor="white")
+
+
+def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str]:
+    """One displacement for each particle [n, d], and what it says."""
+    response, name = sensitivity.response, sensitivity.wrt
+    if name == "box":
+        box = np.asarray(system.box)
+        whole = np.einsum("ndab,ab->nd", response, box) - np.asarray(system.positions)
+        return whole, "non-affine response to an isotropic dilation of the box, ∂x/∂ln L - x"
+    if response.ndim == 2:
+        symbol = {"epsilon": "ε", "alpha": "α"}.get(name, name)
+        if name.startswith("species-diameter:"):
+            symbol = f"D, diameter of species {name.partition(':')[2]}"
+        return response, f"response ∂x/∂θ, θ = {symbol} = {float(sensitivity.value):.4g}"
+    whole = response.reshape(*response.shape[:2], -1).sum(axis=-1)
+    return whole, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
+
+
+def _figure() -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 7.6))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_particles(system: System, ax: Axes) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    points, sizes, kinds = _with_images(system) if system.dim == 2 else _far_to_near(system)
+    ax.add_collection(
+        EllipseCollection(
+            sizes,
+            sizes,
+            np.zeros(len(sizes)),
+            units="x",
+            offsets=points[:, :2],
+            transOffset=ax.transData,
+            facecolors=[COLORS[k % len(COLORS)] for k in kinds],
+            edgecolors=[EDGES[k % len(EDGES)] for k in kinds],
+            linewidths=0.7,
+            alpha=0.85 if system.dim == 2 else 0.15,
+        )
+    )
+
+
+def _with_images(system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, diameters and species of all particles and of the images that overlap the cell."""
+    points, sizes, kinds = _particles(system)
+    if system.box is None:
+        return points, sizes, kinds
+    box, heights = np.asarray(system.box), np.asarray(system.heights)
+    every, which = [], []
+    for shift in itertools.product((-1, 0, 1), repeat=2):
+        image = points + np.array(shift) @ box
+        fractions = image @ np.linalg.inv(box)
+        margin = 0.5 * sizes[:, None] / heights
+        touches = ((fractions > -margin) & (fractions < 1 + margin)).all(axis=1)
+        every.append(image[touches])
+        which.append(np.flatnonzero(touches))
+    chosen = np.concatenate(which)
+    return np.concatenate(every), sizes[chosen], kinds[chosen]
+
+
+def _far_to_near(system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    points, sizes, kinds = _particles(system)
+    order = np.argsort(points[:, 2])
+    return points[order], sizes[order], kinds[order]
+
+
+def _particles(system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.asarray(system.wrapped()), np.asarray(system.diameters), np.asarray(system.species)
+
+
+def _frame(system: System, ax: Axes) -> None:
+    """The outline of the cell, equal axes, and no ticks: the scale is in the particles."""
+    points, radius = np.asarray(system.wrapped()), 1.05 * float(np.max(np.asarray(system.diameters)))
+    corners = points
+    if system.box is not None:
+        a, b = np.asarray(system.box)[:2, :2]
+        corners = np.array([0 * a, a, a + b, b, 0 * a])
+        ax.plot(*corners.T, color="#333333", linewidth=1.0, zorder=10)
+    low, high = corners[:, :2].min(axis=0) - radius, corners[:, :2].max(axis=0) + radius
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _key(ax: Axes, quiver: Any, typical: float, scale: float, sensitivity: Sensitivity, cut: int) -> None:
+    size = float(f"{typical:.1g}")
+    unit = "" if sensitivity.wrt == "box" else " per unit of θ" if "diameter" not in sensitivity.wrt else ""
+    label = f"length {size:g}{unit}" + (f"   ({cut} longer, cut, in orange)" if cut else "")
+    ax.quiverkey(quiver, 0.14, -0.03, size * scale, label, labelpos="E", coordinates="axes", color=ARROW)

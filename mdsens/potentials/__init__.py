@@ -1,0 +1,10 @@
+"""The potentials: pytrees whose leaves are the parameters."""
+
+from .base import PairPotential, Potential
+from .jax_md import JaxMD
+from .lennard_jones import LennardJones, smooth_switch
+from .morse import Morse
+from .soft_sphere import SoftSphere
+from .yukawa import Yukawa
+
+__all__ = ["JaxMD", "LennardJones", "Morse", "PairPotential", "Potential", "SoftSphere", "Yukawa", "smooth_switch"]

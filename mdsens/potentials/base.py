@@ -1,0 +1,165 @@
+"""What a potential is, and the base class for pair potentials."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..system import System, minimum_image
+
+if TYPE_CHECKING:
+    from ..neighbors import Neighbors
+
+Scalar = Float[Array, ""]
+PairParameter = Float[Array, ""] | Float[Array, "s s"]
+
+
+def parameter(**options: Any) -> Any:
+    """A field that holds a parameter: one number, or a matrix with one per pair of species."""
+    return eqx.field(converter=lambda value: None if value is None else jnp.asarray(value, dtype=float), **options)
+
+
+def is_parameter(leaf: Any) -> bool:
+    """Whether a leaf of a potential can be differentiated: a float or an array of floats."""
+    return isinstance(leaf, float) or eqx.is_inexact_array(leaf)
+
+
+class Potential(eqx.Module):
+    """An energy of a system. Its array leaves are its parameters, and all of them are differentiable."""
+
+    @abc.abstractmethod
+    def energy(self, system: System, neighbors: Neighbors) -> Scalar:
+        """The potential energy, given the pairs that may interact."""
+
+    def reach(self, system: System) -> Scalar:
+        """The distance beyond which no two particles interact; infinite where all pairs are needed."""
+        return jnp.asarray(jnp.inf, system.positions.dtype)
+
+    def in_precision_of(self, system: System) -> Self:
+        """The same potential with every parameter an array in the precision of the positions."""
+
+        def convert(leaf: Any) -> Any:
+            return jnp.asarray(leaf, dtype=system.positions.dtype) if is_parameter(leaf) else leaf
+
+        return jax.tree.map(convert, self)
+
+
+class PairPotential(Potential):
+    """The base for potentials that are a sum over pairs; a new one takes five lines.
+
+        class Gaussian(mdsens.PairPotential):
+            epsilon: jax.Array
+            def pair_energy(self, r, sigma):
+                return self.epsilon * jnp.exp(-((r / sigma) ** 2))
+            def cutoff(self, sigma):
+                return 3.0 * sigma
+
+    `pair_energy` is written for one pair: r and sigma are numbers, and so is every parameter. A
+    parameter that was given as a matrix [s, s] holds, inside `pair_energy`, the entry for the
+    two species at hand (the symmetric part of the matrix counts). `sigma`, a length, is
+    (D_i + D_j)/2 unless the keyword `sigma`, a number or a matrix [s, s], was given.
+
+    `contact` is to be set True in a class whose particles interact only where they touch: they
+    repel for r < cutoff, and the energy is zero beyond. Rattlers are then told from the number
+    of contacts.
+    """
+
+    sigma: PairParameter | None = parameter(default=None, kw_only=True)
+
+    contact: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
+        """φ(r) of one pair at the distance r < cutoff."""
+
+    @abc.abstractmethod
+    def cutoff(self, sigma: Scalar) -> Scalar:
+        """The distance from which on the pair does not interact."""
+
+    def energy(self, system: System, neighbors: Neighbors) -> Scalar:
+        pairs = self.pairs(system, neighbors)
+        return jnp.sum(pairs.map(lambda potential, r, sigma: potential.pair_energy(r, sigma)))
+
+    def reach(self, system: System) -> Scalar:
+        count = self._species_told_apart
+        species = system.species if count > 1 else jnp.zeros_like(system.species)
+        largest = jax.ops.segment_max(system.diameters, species, num_segments=count)
+        i, j = (k.ravel() for k in jnp.meshgrid(jnp.arange(count), jnp.arange(count)))
+        potential, axes, sigma = self.for_species(i, j, largest[i], largest[j])
+        return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
+
+    def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
+        """The distance up to which each of the pairs (i, j) interacts."""
+        potential, axes, sigma = self.for_particles(system, i, j)
+        return jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
+
+    def pairs(self, system: System, neighbors: Neighbors) -> Pairs:
+        """The listed pairs with all that a function of a pair needs."""
+        i, j = neighbors.i, neighbors.j
+        separation = minimum_image(system.positions[j] - system.positions[i], system.box)
+        squared = jnp.sum(separation**2, axis=-1)
+        potential, axes, sigma = self.for_particles(system, i, j)
+        cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
+        interacts = neighbors.valid & (squared < cutoff**2)
+        distance = jnp.sqrt(jnp.where(interacts, squared, jax.lax.stop_gradient((0.9 * cutoff) ** 2)))
+        return Pairs(i, j, separation, distance, sigma, interacts, potential, axes)
+
+    def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:
+        """`for_species` for particles i and j of a system."""
+        kinds, sizes = system.species, system.diameters
+        return self.for_species(kinds[i], kinds[j], sizes[i], sizes[j])
+
+    def for_species(
+        self, s: Int[Array, " p"], t: Int[Array, " p"], size_s: Float[Array, " p"], size_t: Float[Array, " p"]
+    ) -> tuple[Self, Self, Float[Array, " p"]]:
+        """The potential with pair matrices looked up, the axes over which to `vmap` it, and σ."""
+
+        def look_up(leaf: Array) -> Array:
+            return 0.5 * (leaf[s, t] + leaf[t, s]) if leaf.ndim == 2 else leaf
+
+        potential = jax.tree.map(look_up, self)
+        axes = jax.tree.map(lambda leaf: 0 if leaf.ndim == 2 else None, self)
+        additive = potential.sigma is None
+        sigma = 0.5 * (size_s + size_t) if additive else jnp.broadcast_to(potential.sigma, s.shape)
+        return potential, axes, sigma
+
+    @property
+    def _species_told_apart(self) -> int:
+        return max((leaf.shape[0] for leaf in jax.tree.leaves(self) if leaf.ndim == 2), default=1)
+
+
+class Pairs(eqx.Module):
+    """Pairs of particles: indices, separation x_j - x_i, distance, σ, and whether they interact.
+
+    Where they do not, the distance is a harmless stand-in within the cutoff.
+    """
+
+    i: Int[Array, " p"]
+    j: Int[Array, " p"]
+    separation: Float[Array, "p d"]
+    distance: Float[Array, " p"]
+    sigma: Float[Array, " p"]
+    interacts: Bool[Array, " p"]
+    potential: Any
+    axes: Any = eqx.field(static=True)
+
+    def map(self, function: Any) -> Float[Array, " p"]:
+        """`function(potential, r, sigma)` of every pair, zero where the pair does not interact."""
+        values = jax.vmap(function, (self.axes, 0, 0))(self.potential, self.distance, self.sigma)
+        return jnp.where(self.interacts, values, 0.0)
+
+    def derivatives(self) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
+        """φ'(r) and φ''(r) of every pair."""
+
+        def slope(potential: PairPotential, r: Scalar, sigma: Scalar) -> Scalar:
+            return jax.grad(potential.pair_energy)(r, sigma)
+
+        def curvature(potential: PairPotential, r: Scalar, sigma: Scalar) -> Scalar:
+            return jax.grad(jax.grad(potential.pair_energy))(r, sigma)
+
+        return self.map(slope), self.map(curvature)

@@ -1,0 +1,57 @@
+"""Any jax-md energy function as a potential whose parameters are differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from ..system import System, minimum_image
+from .base import Potential, Scalar, is_parameter
+
+if TYPE_CHECKING:
+    from ..neighbors import Neighbors
+
+
+class JaxMD(Potential):
+    """An energy of jax-md, pair or many-body: `JaxMD(energy.stillinger_weber, lam=21.0, epsilon=2.17)`.
+
+    **Arguments:**
+
+    - `factory`: called as `factory(displacement, **parameters)`, and returns `energy(positions)`, as
+      `stillinger_weber`, `soft_sphere_pair`, `tersoff` … of `jax_md.energy` do. The displacement it is
+      given follows the system's cell, so that the box is differentiable too.
+    - `from_system`: a function of the System that returns further keyword arguments, such as
+      `lambda system: {"sigma": system.diameters}`.
+    - every other keyword is a parameter: a leaf of the pytree if it is numeric, passed on as it is if not.
+
+    jax-md evaluates such a function over all pairs (or triples) of particles: for hundreds of
+    particles, not for thousands.
+    """
+
+    parameters: dict[str, Any]
+    factory: Callable[..., Any] = eqx.field(static=True)
+    from_system: Callable[[System], dict[str, Any]] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        factory: Callable[..., Any],
+        from_system: Callable[[System], dict[str, Any]] | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.factory = factory
+        self.from_system = from_system
+        self.parameters = {
+            name: jax.numpy.asarray(value, dtype=float) if is_parameter(value) else value
+            for name, value in parameters.items()
+        }
+
+    def energy(self, system: System, neighbors: Neighbors) -> Scalar:
+        def displacement(a: Array, b: Array, **_: Any) -> Array:
+            return minimum_image(a - b, system.box)
+
+        extra = {} if self.from_system is None else self.from_system(system)
+        return self.factory(displacement, **self.parameters, **extra)(system.positions)

@@ -1,0 +1,268 @@
+"""From a system and a potential to an equilibrium that can be differentiated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from . import implicit, linear_solvers, neighbors, validation
+from .certificate import Certificate, certify
+from .errors import NeighborOverflow, NotConverged
+from .hessian import gradient
+from .minimizers import FIRE, Minimizer, position_of
+from .neighbors import AllPairs, NeighborList, Neighbors
+from .potentials import Potential
+from .system import System
+
+STEPS_PER_REPORT = 1000
+LONGEST_MOVE = 0.2
+"""No particle moves further in one step than this fraction of the mean diameter."""
+
+
+class Equilibrium(eqx.Module):
+    """A system at rest.
+
+    `system` has the relaxed positions, which are differentiable through ∇E = 0, and so is `energy`.
+    `max_force` is the largest force component left; `converged` says that it is below the
+    tolerance, on pairs that were all counted. `overflow` says that a neighbor list ran full (only
+    under `jit`, where it cannot grow); `steps` counts the minimizer's.
+    """
+
+    system: System
+    potential: Potential
+    energy: Float[Array, ""]
+    max_force: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    overflow: Bool[Array, ""]
+    tolerance: Float[Array, ""]
+    solver: lx.AbstractLinearSolver = eqx.field(static=True)
+    kind: AllPairs | NeighborList = eqx.field(static=True)
+
+    @property
+    def positions(self) -> Float[Array, "n d"]:
+        """Relaxed positions [n, d], not wrapped into the cell."""
+        return self.system.positions
+
+    @property
+    def neighbors(self) -> Neighbors:
+        """The pairs that may interact at the relaxed positions."""
+        return self.kind.build(self.potential, jax.lax.stop_gradient(self.system))
+
+    @property
+    def forces(self) -> Float[Array, "n d"]:
+        """-∂E/∂x at the relaxed positions [n, d], energy per length."""
+        return -gradient(self.potential, self.system, self.neighbors)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The evidence for this equilibrium: zero modes, rattlers, contacts, softest curvature."""
+        return certify(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relaxation:
+    """Relaxes a system: `relax = Relaxation(...)`, then `relax(potential, system)`.
+
+    **Arguments:**
+
+    - `minimizer`: `FIRE()`, `GradientDescent()`, or any of jax-md's through `JaxMDMinimizer`.
+    - `tolerance`: the largest force component allowed, energy per length.
+    - `max_steps`: when to give up.
+    - `linear_solver`: the solver behind the derivatives, from `mdsens.linear_solvers` or lineax;
+      chosen by size if None.
+    - `neighbors`: `AllPairs()` or `NeighborList()`; chosen by size if None.
+    - `throw`: whether to raise when there is no equilibrium to return. Where nothing can be raised
+      (`jit`, `vmap`), positions and energy are then NaN, and `converged` is False. With
+      `throw=False` the result comes as it is, with its flags.
+    - `progress`: called now and then, outside `jit`, as `progress(steps, max_force)`.
+
+    Works under `grad`, `jacfwd`, `jacrev`, `hessian`, `jit` and `vmap`. The derivative is that of
+    the minimum: the initial positions have no part in it, global translations (with open
+    boundaries rotations too) and rattlers do not move, and a change of the box carries the
+    particles along affinely before they relax.
+
+    **Raises**, outside `jit`: `NotConverged`; `InvalidInput` for a system that has no forces (NaN,
+    two particles on one point, a cell too small for the cutoff) or a tolerance beyond the precision.
+    """
+
+    minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
+    tolerance: float = 1e-10
+    max_steps: int = 100_000
+    linear_solver: lx.AbstractLinearSolver | None = None
+    neighbors: AllPairs | NeighborList | None = None
+    throw: bool = True
+    progress: Callable[[int, float], None] | None = None
+
+    def __post_init__(self) -> None:
+        validation.check_options(self.tolerance, self.max_steps)
+
+    def __call__(self, potential: Potential, system: System) -> Equilibrium:
+        potential = potential.in_precision_of(system)
+        start = jax.lax.stop_gradient((potential, system))
+        concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(start))
+        end = self._driven(*start) if concrete else self._traced(*start)
+
+        fits = neighbors.cell_fits(*start)
+        converged = (end.max_force <= self.tolerance) & ~end.neighbors.overflow & fits
+        positions = end.positions
+        if self.throw and not concrete:
+            positions = jnp.where(converged, positions, jnp.nan)
+        solver = self.linear_solver or linear_solvers.automatic(positions.size)
+        at_rest = system.replace(positions=positions), potential, end.neighbors, solver
+        return Equilibrium(
+            system=system.replace(positions=implicit.positions_at_rest(*at_rest)),
+            potential=potential,
+            energy=implicit.energy_at_rest(*at_rest),
+            max_force=end.max_force,
+            steps=end.steps,
+            converged=converged,
+            overflow=end.neighbors.overflow,
+            tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            solver=solver,
+            kind=end.neighbors.kind,
+        )
+
+    def sized_for(self, potential: Potential, system: System) -> Relaxation:
+        """The same with a neighbor list that has room for a system like this one, to be used under `jit`."""
+        list_ = self._list_for(potential.in_precision_of(system), system)
+        return dataclasses.replace(self, neighbors=list_.kind)
+
+    def _list_for(self, potential: Potential, system: System, kind: AllPairs | NeighborList | None = None) -> Neighbors:
+        """A list that did not overflow; concrete arrays only."""
+        kind = kind or self.neighbors or neighbors.automatic(potential, system)
+        for _ in range(8):
+            list_ = _build(kind, potential, system)
+            if not bool(list_.overflow):
+                return list_
+            kind = kind.grown(list_)
+        raise NeighborOverflow(
+            f"the neighbor list still overflows with {kind}; the particles are packed far denser "
+            "than the cutoff allows for: check the diameters and the box"
+        )
+
+    def _driven(self, potential: Potential, system: System) -> Descent:
+        """The host drives: lists grow when they must, progress is reported, failures are raised."""
+        validation.check_system(potential, system)
+        list_ = self._list_for(potential, system)
+        run = _start(self.minimizer, potential, system, list_)
+        if not np.isfinite(run.max_force):
+            raise validation.why_no_forces(system)
+        while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
+            if bool(run.neighbors.stale(run.positions)):
+                here = system.replace(positions=run.positions)
+                run = run.with_list(self._list_for(potential, here, run.neighbors.kind))
+            pause = min(self.max_steps, int(run.steps) + STEPS_PER_REPORT)
+            run = _descend(self.minimizer, potential, system, run, self.tolerance, pause)
+            if self.progress is not None:
+                self.progress(int(run.steps), float(run.max_force))
+            if int(run.steps) == pause and float(run.max_force) > self.tolerance:
+                here = system.replace(positions=run.positions)
+                validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+        if self.throw and not float(run.max_force) <= self.tolerance:
+            raise NotConverged(
+                f"the largest force component is {float(run.max_force):.3g} after {int(run.steps)} steps of "
+                f"{type(self.minimizer).__name__}, not below the tolerance {self.tolerance:.3g}; give more steps "
+                "(max_steps) or a larger tolerance, or take the unfinished result with throw=False"
+            )
+        return run
+
+    def _traced(self, potential: Potential, system: System) -> Descent:
+        """All on the device, with sizes fixed; an overflow stops the descent and is left in the result."""
+        kind = self.neighbors or neighbors.automatic(potential, system)
+
+        def unfinished(run: Descent) -> Bool[Array, ""]:
+            return (run.max_force > self.tolerance) & (run.steps < self.max_steps) & ~run.neighbors.overflow
+
+        def refresh_and_descend(run: Descent) -> Descent:
+            run = run.with_list(kind.build(potential, system.replace(positions=run.positions)))
+            return _descend(self.minimizer, potential, system, run, self.tolerance, self.max_steps)
+
+        run = _start(self.minimizer, potential, system, kind.build(potential, system))
+        return jax.lax.while_loop(unfinished, refresh_and_descend, run)
+
+
+class Descent(eqx.Module):
+    """Where a minimization stands."""
+
+    state: Any
+    neighbors: Neighbors
+    max_force: Float[Array, ""]
+    steps: Int[Array, ""]
+
+    @property
+    def positions(self) -> Float[Array, "n d"]:
+        return position_of(self.state)
+
+    def with_list(self, list_: Neighbors) -> Descent:
+        return Descent(self.state, list_, self.max_force, self.steps)
+
+
+@eqx.filter_jit
+def _build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
+    return kind.build(potential, system)
+
+
+@eqx.filter_jit
+def _start(minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors) -> Descent:
+    init, _ = steps_of(minimizer, potential, system, list_)
+    state = init(system.positions)
+    return Descent(state, list_, _max_force(state, potential, system, list_), jnp.asarray(0, jnp.int32))
+
+
+@eqx.filter_jit
+def _descend(
+    minimizer: Minimizer,
+    potential: Potential,
+    system: System,
+    run: Descent,
+    tolerance: float | Array,
+    pause: int | Array,
+) -> Descent:
+    """Steps until the forces are small, the list is stale or has overflowed, or `pause` steps are done."""
+    list_ = run.neighbors
+    _, apply = steps_of(minimizer, potential, system, list_)
+
+    def go_on(carry: tuple[Any, Array, Array]) -> Bool[Array, ""]:
+        state, max_force, steps = carry
+        usable = ~list_.overflow & ~list_.stale(position_of(state))
+        return (max_force > tolerance) & (steps < pause) & usable
+
+    def step(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        state, _, steps = carry
+        state = apply(state)
+        return state, _max_force(state, potential, system, list_), steps + 1
+
+    state, max_force, steps = jax.lax.while_loop(go_on, step, (run.state, run.max_force, run.steps))
+    return Descent(state, list_, max_force, steps)
+
+
+def steps_of(
+    minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors
+) -> tuple[Callable[[Array], Any], Callable[[Any], Any]]:
+    """The minimizer's (init, apply) for this potential; moves are capped, so that no start can blow up."""
+
+    def force(x: Array, **_: Any) -> Array:
+        return -gradient(potential, system.replace(positions=x), list_)
+
+    def shift(x: Array, move: Array, **_: Any) -> Array:
+        longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
+        allowed = LONGEST_MOVE * jnp.mean(system.diameters)
+        return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
+
+    return minimizer.build(force, shift)
+
+
+def _max_force(state: Any, potential: Potential, system: System, list_: Neighbors) -> Float[Array, ""]:
+    force = getattr(state, "force", None)
+    if force is None:
+        force = gradient(potential, system.replace(positions=position_of(state)), list_)
+    return jnp.max(jnp.abs(force))

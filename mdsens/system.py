@@ -1,0 +1,148 @@
+"""The particles and their cell: what is relaxed, and what a response is taken with respect to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from .errors import InvalidInput
+
+
+def reciprocal(box: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The inverse of a cell in closed form, so that it costs nothing inside a loop.
+
+    Column k of the result is normal to the other lattice vectors; `x @ reciprocal(box)` are
+    the fractional coordinates of x.
+    """
+    if box.shape[0] == 2:
+        (a, b), (c, d) = box
+        return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
+    normals = jnp.stack([jnp.cross(box[1], box[2]), jnp.cross(box[2], box[0]), jnp.cross(box[0], box[1])], axis=1)
+    return normals / (box[0] @ normals[:, 0])
+
+
+def minimum_image(separation: Float[Array, "... d"], box: Float[Array, "d d"] | None) -> Float[Array, "... d"]:
+    """The nearest periodic image of a separation, exact up to half the smallest height of the cell."""
+    if box is None:
+        return separation
+    images = jnp.round(jax.lax.stop_gradient(separation @ reciprocal(box)))
+    return separation - images @ box
+
+
+class System(eqx.Module):
+    """A set of particles: positions [n, d], box [d, d] or None, diameters [n], species int [n].
+
+    Lengths are in the system's own unit (reduced units unless a file says otherwise). The rows of
+    `box` are the lattice vectors, as in ASE; a scalar or a vector of edge lengths is accepted too;
+    `None` means open boundaries. Positions may lie outside the cell: they are never wrapped by
+    mdsens, so that a response is continuous. A System is a pytree, and works under every JAX
+    transformation.
+
+    **Raises** `InvalidInput` when shapes do not fit together or d is neither 2 nor 3.
+    """
+
+    positions: Float[Array, "n d"]
+    box: Float[Array, "d d"] | None
+    diameters: Float[Array, " n"]
+    species: Int[Array, " n"]
+
+    def __init__(
+        self,
+        positions: ArrayLike,
+        box: ArrayLike | None = None,
+        diameters: ArrayLike = 1.0,
+        species: ArrayLike = 0,
+    ) -> None:
+        x = jnp.asarray(positions)
+        if x.ndim != 2 or x.shape[1] not in (2, 3) or x.shape[0] == 0:
+            raise InvalidInput(f"positions must have shape [n, 2] or [n, 3] with n > 0, not {list(x.shape)}")
+        n, d = x.shape
+        lengths = jnp.asarray(diameters)
+        floats = [a.dtype for a in (x, lengths) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
+        self.positions = x.astype(dtype)
+        self.box = None if box is None else _cell(jnp.asarray(box, dtype=dtype), d)
+        self.diameters = _per_particle("diameters", lengths.astype(dtype), n)
+        kinds = jnp.asarray(species)
+        if not jnp.issubdtype(kinds.dtype, jnp.integer):
+            raise InvalidInput(f"species must be integers, not {kinds.dtype}")
+        self.species = _per_particle("species", kinds, n)
+
+    def replace(self, **changes: Any) -> System:
+        """A copy with some fields changed. A new box alone does not move the particles: see `deform`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        unknown = set(changes) - set(fields)
+        if unknown:
+            raise InvalidInput(f"a System has no {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
+        return System(**(fields | changes))
+
+    def deform(self, box: Float[Array, "d d"]) -> System:
+        """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""
+        if self.box is None:
+            raise InvalidInput("a system with open boundaries has no box to deform")
+        cell = _cell(jnp.asarray(box, dtype=self.positions.dtype), self.dim)
+        return self.replace(box=cell, positions=self.positions @ reciprocal(self.box) @ cell)
+
+    @property
+    def n(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def periodic(self) -> bool:
+        return self.box is not None
+
+    @property
+    def volume(self) -> Float[Array, ""]:
+        """Area (2D) or volume (3D) of the cell."""
+        if self.box is None:
+            raise InvalidInput("a system with open boundaries has no volume")
+        return jnp.abs(jnp.linalg.det(self.box))
+
+    @property
+    def heights(self) -> Float[Array, " d"]:
+        """Distance between opposite faces of the cell."""
+        if self.box is None:
+            raise InvalidInput("a system with open boundaries has no faces")
+        return 1.0 / jnp.linalg.norm(reciprocal(self.box), axis=0)
+
+    @property
+    def packing_fraction(self) -> Float[Array, ""]:
+        """The spheres' own volume over the volume of the cell; overlaps are counted twice."""
+        unit_ball = math.pi / 4 if self.dim == 2 else math.pi / 6
+        return unit_ball * jnp.sum(self.diameters**self.dim) / self.volume
+
+    def wrapped(self) -> Float[Array, "n d"]:
+        """The positions moved into the cell, for drawing and for files."""
+        if self.box is None:
+            return self.positions
+        fractions = self.positions @ reciprocal(self.box)
+        return self.positions - jnp.floor(fractions) @ self.box
+
+
+def _cell(box: Array, d: int) -> Array:
+    if box.ndim == 0:
+        box = jnp.full(d, box)
+    if box.ndim == 1 and box.shape == (d,):
+        box = jnp.diag(box)
+    if box.shape != (d, d):
+        raise InvalidInput(f"box must be a length, {d} lengths or a [{d}, {d}] matrix, not {list(box.shape)}")
+    return box
+
+
+def _per_particle(name: str, values: Array, n: int) -> Array:
+    if values.ndim == 0:
+        return jnp.full(n, values)
+    if values.shape != (n,):
+        raise InvalidInput(f"{name} must be one value or one per particle ({n}), not {list(values.shape)}")
+    return values

@@ -1,0 +1,80 @@
+"""The differentiated loop: the baseline that implicit differentiation is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from . import linear_solvers, neighbors
+from .minimizers import FIRE, Minimizer, position_of
+from .neighbors import AllPairs, NeighborList, Neighbors
+from .potentials import Potential
+from .relaxation import Equilibrium, steps_of
+from .system import System, reciprocal
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """Relaxes by a fixed number of steps, and differentiates every one of them.
+
+    **Arguments:** `steps` of `minimizer`; `tolerance`, for `converged` alone; `neighbors` as in
+    `Relaxation`. Reverse mode keeps the state of all steps in memory. The derivative is that of the
+    path, not of the minimum: it depends on the initial positions, and need not settle as steps grow.
+    As in `Relaxation`, the initial positions follow a change of the box.
+    """
+
+    steps: int
+    minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
+    tolerance: float = 1e-10
+    neighbors: AllPairs | NeighborList | None = None
+
+    def __call__(self, potential: Potential, system: System) -> Equilibrium:
+        potential = potential.in_precision_of(system)
+        if system.box is not None:
+            fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
+            system = system.replace(positions=fractions @ system.box)
+        kind = self.neighbors or neighbors.automatic(potential, system)
+        positions, list_, overflow = _run(self, kind, potential, system)
+        relaxed = system.replace(positions=positions)
+        energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
+        max_force = jnp.max(jnp.abs(slope))
+        return Equilibrium(
+            system=relaxed,
+            potential=potential,
+            energy=energy,
+            max_force=max_force,
+            steps=jnp.asarray(self.steps, jnp.int32),
+            converged=(max_force <= self.tolerance) & ~overflow,
+            overflow=overflow,
+            tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            solver=linear_solvers.automatic(positions.size),
+            kind=kind,
+        )
+
+
+@eqx.filter_jit
+def _run(
+    loop: Unrolled, kind: AllPairs | NeighborList, potential: Potential, system: System
+) -> tuple[Array, Neighbors, Array]:
+    """Positions after the loop, the list in use there, and whether any list overflowed."""
+    build = kind.build
+    first = build(potential, system)
+    init, _ = steps_of(loop.minimizer, potential, system, first)
+
+    def step(carry: tuple[Any, Neighbors, Array], _now: None) -> tuple[tuple[Any, Neighbors, Array], None]:
+        state, list_, overflow = carry
+        here = system.replace(positions=position_of(state))
+        if isinstance(kind, NeighborList):
+            frozen = jax.lax.stop_gradient((potential, here))
+            list_ = jax.lax.cond(list_.stale(here.positions), lambda: build(*frozen), lambda: list_)
+        _, apply = steps_of(loop.minimizer, potential, system, list_)
+        return (apply(state), list_, overflow | list_.overflow), None
+
+    start = (init(system.positions), first, first.overflow)
+    (state, list_, overflow), _ = jax.lax.scan(step, start, None, length=loop.steps)
+    return position_of(state), list_, overflow

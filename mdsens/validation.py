@@ -1,0 +1,105 @@
+"""Refusing, in one sentence, what cannot be relaxed. Concrete arrays only."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .errors import InvalidInput
+from .hessian import gradient
+from .neighbors import Neighbors, cell_fits
+from .potentials import PairPotential, Potential
+from .system import System
+
+
+def check_options(tolerance: float, max_steps: int) -> None:
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidInput(f"tolerance must be a positive force, not {tolerance}")
+    if max_steps < 1:
+        raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
+
+
+def check_system(potential: Potential, system: System) -> None:
+    """Raises `InvalidInput` with the first thing that is wrong."""
+    positions, diameters = np.asarray(system.positions), np.asarray(system.diameters)
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if bad.size:
+        raise InvalidInput(f"the position of {_particles(bad)} is not finite")
+    bad = np.flatnonzero(~(np.isfinite(diameters) & (diameters > 0)))
+    if bad.size:
+        raise InvalidInput(f"the diameter of {_particles(bad)} is not a positive length")
+    if system.box is not None:
+        box = np.asarray(system.box)
+        if not np.isfinite(box).all() or abs(np.linalg.det(box)) < 1e-12 * np.linalg.norm(box) ** system.dim:
+            raise InvalidInput(f"the box {box.tolist()} is not the cell of a lattice")
+    for leaf in jax.tree.leaves(potential):
+        if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
+            raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
+    if isinstance(potential, PairPotential):
+        _check_pair_matrices(potential, system)
+    if system.box is not None and not bool(cell_fits(potential, system)):
+        raise InvalidInput(
+            f"the cell is too small for the cutoff: its smallest height is {float(jnp.min(system.heights)):.6g}, "
+            f"and it must be at least twice the cutoff {float(potential.reach(system)):.6g}; repeat the cell"
+        )
+
+
+def _check_pair_matrices(potential: PairPotential, system: System) -> None:
+    kinds = int(np.max(system.species)) + 1
+    if int(np.min(system.species)) < 0:
+        raise InvalidInput("species must not be negative")
+    for leaf in jax.tree.leaves(potential):
+        if leaf.ndim not in (0, 2) or (leaf.ndim == 2 and (leaf.shape[0] != leaf.shape[1] or leaf.shape[0] < kinds)):
+            raise InvalidInput(
+                f"a parameter of {type(potential).__name__} has shape {list(leaf.shape)}; it must be one number, "
+                f"or a square matrix with a row for each of the {kinds} species"
+            )
+
+
+def why_no_forces(system: System) -> InvalidInput:
+    """The reason for forces that are not finite."""
+    from scipy.spatial import cKDTree
+
+    points = np.asarray(system.wrapped())
+    together = cKDTree(points).query_pairs(1e-9 * float(np.max(system.diameters)))
+    if together:
+        i, j = min(together)
+        return InvalidInput(f"particles {i} and {j} are on the same point {points[i].tolist()}; move one of them")
+    return InvalidInput("the forces are not finite at the start; check the potential's parameters")
+
+
+def check_precision(
+    tolerance: float, max_force: float, potential: Potential, system: System, neighbors: Neighbors
+) -> None:
+    """Raises `InvalidInput` once rounding alone keeps the forces above the tolerance."""
+    floor = float(_rounding_force(potential, system, neighbors))
+    if tolerance < floor and max_force < 30.0 * floor:
+        dtype = system.positions.dtype
+        cure = "ask for a tolerance above that"
+        if dtype == jnp.float32:
+            cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
+        raise InvalidInput(
+            f"the tolerance {tolerance:.3g} cannot be reached in {dtype}: rounding the positions alone changes "
+            f"the forces by {floor:.1g}; {cure}"
+        )
+
+
+@eqx.filter_jit
+def _rounding_force(potential: Potential, system: System, neighbors: Neighbors) -> Float[Array, ""]:
+    """How much the largest force component changes when the last bits of the positions do."""
+    x = system.positions
+    flips = jax.random.rademacher(jax.random.key(0), x.shape, x.dtype) * (0.5 * jnp.finfo(x.dtype).eps)
+    change = gradient(potential, system.replace(positions=x * (1.0 + flips)), neighbors) - gradient(
+        potential, system, neighbors
+    )
+    return 0.5 * jnp.max(jnp.abs(change))
+
+
+def _particles(indices: Array | np.ndarray) -> str:
+    shown = ", ".join(str(int(i)) for i in indices[:5])
+    return f"particle{'s' if len(indices) > 1 else ''} {shown}{' …' if len(indices) > 5 else ''}"
