@@ -14,6 +14,7 @@ the rule is differentiable in (x, θ) again, so it holds to any order, forward a
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -41,7 +42,9 @@ def positions_at_rest(
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     system, potential, neighbors, solver = primals
     x = positions_at_rest(*primals)
-    return x, _response(system.replace(positions=x), potential, tangents[:2], neighbors, solver)
+    sound = _sound(system)
+    change = jax.tree.map(lambda t: t * sound, tangents[:2])
+    return x, _response(system.replace(positions=x), potential, change, neighbors, solver) * sound
 
 
 @eqx.filter_custom_jvp
@@ -49,14 +52,16 @@ def energy_at_rest(
     system: System, potential: Potential, neighbors: Neighbors, solver: lx.AbstractLinearSolver
 ) -> Float[Array, ""]:
     """The energy of a system at rest; since ∇E = 0 there, its first derivative needs no linear solve."""
-    return _energy(system, potential, neighbors)
+    return _energy(system, potential, neighbors) * _sound(system)
 
 
 @energy_at_rest.def_jvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     system, potential, neighbors, _solver = primals
     moving = system.replace(positions=positions_at_rest(*primals))
-    return energy_at_rest(*primals), _along(_energy, moving, potential, tangents[:2], neighbors)
+    sound = _sound(system)
+    change = jax.tree.map(lambda t: t * sound, tangents[:2])
+    return energy_at_rest(*primals), _along(_energy, moving, potential, change, neighbors) * sound
 
 
 @eqx.filter_jit
@@ -91,7 +96,7 @@ def solve(
         stiff = project(u)
         return project(matrix.product(stiff)) + shift * (u - stiff)
 
-    inverse = linear_solvers.prepare(solver, frozen, modes, shift)
+    inverse = functools.partial(linear_solvers.solve, solver, frozen, modes, shift)
     return project(jax.lax.custom_linear_solve(deflated, project(b), inverse, symmetric=True))
 
 
@@ -101,6 +106,11 @@ def _along(function: Any, system: System, potential: Potential, change: tuple[An
     affine = _affine(system, to_system)
     carried = eqx.tree_at(lambda s: s.positions, to_system, affine, is_leaf=lambda leaf: leaf is None)
     return eqx.filter_jvp(lambda s, p: function(s, p, neighbors), (system, potential), (carried, to_potential))[1]
+
+
+def _sound(system: System) -> Float[Array, ""]:
+    """1, or NaN where the positions are: a factor, which reaches every derivative, forward and reverse."""
+    return jnp.where(jnp.all(jnp.isfinite(system.positions)), 1.0, jnp.nan).astype(system.positions.dtype)
 
 
 def _affine(system: System, to_system: System) -> Float[Array, "n d"]:

@@ -55,12 +55,12 @@ class Equilibrium(eqx.Module):
     @property
     def neighbors(self) -> Neighbors:
         """The pairs that may interact at the relaxed positions."""
-        return self.kind.build(self.potential, jax.lax.stop_gradient(self.system))
+        return _build(self.kind, *jax.lax.stop_gradient((self.potential, self.system)))
 
     @property
     def forces(self) -> Float[Array, "n d"]:
         """-∂E/∂x at the relaxed positions [n, d], energy per length."""
-        return -gradient(self.potential, self.system, self.neighbors)
+        return -_gradient(self.potential, self.system, self.neighbors)
 
     @property
     def certificate(self) -> Certificate:
@@ -161,7 +161,7 @@ class Relaxation:
                 here = system.replace(positions=run.positions)
                 run = run.with_list(self._list_for(potential, here, run.neighbors.kind))
             pause = min(self.max_steps, int(run.steps) + STEPS_PER_REPORT)
-            run = _descend(self.minimizer, potential, system, run, self.tolerance, pause)
+            run = _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, pause, system))
             if self.progress is not None:
                 self.progress(int(run.steps), float(run.max_force))
             if int(run.steps) == pause and float(run.max_force) > self.tolerance:
@@ -184,7 +184,7 @@ class Relaxation:
 
         def refresh_and_descend(run: Descent) -> Descent:
             run = run.with_list(kind.build(potential, system.replace(positions=run.positions)))
-            return _descend(self.minimizer, potential, system, run, self.tolerance, self.max_steps)
+            return _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, self.max_steps, system))
 
         run = _start(self.minimizer, potential, system, kind.build(potential, system))
         return jax.lax.while_loop(unfinished, refresh_and_descend, run)
@@ -206,6 +206,9 @@ class Descent(eqx.Module):
         return Descent(self.state, list_, self.max_force, self.steps)
 
 
+_gradient = eqx.filter_jit(gradient)
+
+
 @eqx.filter_jit
 def _build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
     return kind.build(potential, system)
@@ -224,8 +227,8 @@ def _descend(
     potential: Potential,
     system: System,
     run: Descent,
-    tolerance: float | Array,
-    pause: int | Array,
+    tolerance: Float[Array, ""],
+    pause: Int[Array, ""],
 ) -> Descent:
     """Steps until the forces are small, the list is stale or has overflowed, or `pause` steps are done."""
     list_ = run.neighbors
@@ -245,6 +248,11 @@ def _descend(
     return Descent(state, list_, max_force, steps)
 
 
+def _limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """As arrays, since a number would be compiled into the loop."""
+    return jnp.asarray(tolerance, system.positions.dtype), jnp.asarray(pause, jnp.int32)
+
+
 def steps_of(
     minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors
 ) -> tuple[Callable[[Array], Any], Callable[[Any], Any]]:
@@ -258,7 +266,7 @@ def steps_of(
         allowed = LONGEST_MOVE * jnp.mean(system.diameters)
         return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
-    return minimizer.build(force, shift)
+    return minimizer.build(force, shift, potential.stiffness(system))
 
 
 def _max_force(state: Any, potential: Potential, system: System, list_: Neighbors) -> Float[Array, ""]:

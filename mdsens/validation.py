@@ -81,6 +81,8 @@ def check_precision(
     if tolerance < floor and max_force < 30.0 * floor:
         dtype = system.positions.dtype
         cure = "ask for a tolerance above that"
+        if not (isinstance(potential, PairPotential) and dtype == jnp.float32):
+            cure += " (or is there a force that jumps, as at a cutoff without a smooth switch?)"
         if dtype == jnp.float32:
             cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
         raise InvalidInput(

@@ -20,9 +20,12 @@ class Minimizer(eqx.Module):
 
     @abc.abstractmethod
     def build(
-        self, force: ForceFunction, shift: ShiftFunction
+        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
     ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
         """The pair (init, apply): the state at some positions, and the state one step later.
+
+        `stiffness`, energy per length², is a typical second derivative of the pair potential; with
+        it a minimizer measures its steps, so that they suit any units.
 
         A state is the positions themselves, or has them as `.position`; if it also has `.force`,
         that is taken to be the force at these positions.
@@ -32,7 +35,8 @@ class Minimizer(eqx.Module):
 class JaxMDMinimizer(Minimizer):
     """Any minimizer of jax-md: `JaxMDMinimizer(jax_md.minimize.fire_descent, dt_max=0.2)`.
 
-    `factory` is called as `factory(force, shift, **options)` and returns (init, apply).
+    `factory` is called as `factory(force, shift, **options)` and returns (init, apply). Its steps
+    are in the units of the system.
     """
 
     factory: Callable[..., Any] = eqx.field(static=True)
@@ -43,7 +47,7 @@ class JaxMDMinimizer(Minimizer):
         self.options = tuple(sorted(options.items()))
 
     def build(
-        self, force: ForceFunction, shift: ShiftFunction
+        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
     ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
         return self.factory(force, shift, **dict(self.options))
 

@@ -40,6 +40,10 @@ class Potential(eqx.Module):
         """The distance beyond which no two particles interact; infinite where all pairs are needed."""
         return jnp.asarray(jnp.inf, system.positions.dtype)
 
+    def stiffness(self, system: System) -> Scalar:
+        """A typical second derivative, energy per length², by which minimizers measure their steps."""
+        return jnp.asarray(1.0, system.positions.dtype)
+
     def in_precision_of(self, system: System) -> Self:
         """The same potential with every parameter an array in the precision of the positions."""
 
@@ -57,7 +61,7 @@ class PairPotential(Potential):
             def pair_energy(self, r, sigma):
                 return self.epsilon * jnp.exp(-((r / sigma) ** 2))
             def cutoff(self, sigma):
-                return 3.0 * sigma
+                return 6.0 * sigma
 
     `pair_energy` is written for one pair: r and sigma are numbers, and so is every parameter. A
     parameter that was given as a matrix [s, s] holds, inside `pair_energy`, the entry for the
@@ -79,7 +83,15 @@ class PairPotential(Potential):
 
     @abc.abstractmethod
     def cutoff(self, sigma: Scalar) -> Scalar:
-        """The distance from which on the pair does not interact."""
+        """The distance from which on the pair does not interact.
+
+        φ and φ' should vanish there, or no minimizer comes to rest with a pair at the cutoff: multiply
+        by `mdsens.potentials.smooth_switch` where they do not.
+        """
+
+    def pair_stiffness(self, sigma: Scalar) -> Scalar:
+        """A typical φ''(r) of one pair; at r = σ, unless a class says better."""
+        return jax.grad(jax.grad(self.pair_energy))(sigma, sigma)
 
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:
         pairs = self.pairs(system, neighbors)
@@ -93,6 +105,11 @@ class PairPotential(Potential):
         potential, axes, sigma = self.for_species(i, j, largest[i], largest[j])
         return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
 
+    def stiffness(self, system: System) -> Scalar:
+        potential, axes, sigma = self.for_particles(system, jnp.arange(system.n), jnp.arange(system.n))
+        like_pairs = jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma)
+        return jnp.exp(jnp.mean(jnp.log(jnp.abs(like_pairs))))
+
     def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
         """The distance up to which each of the pairs (i, j) interacts."""
         potential, axes, sigma = self.for_particles(system, i, j)
@@ -105,7 +122,7 @@ class PairPotential(Potential):
         squared = jnp.sum(separation**2, axis=-1)
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
-        interacts = neighbors.valid & (squared < cutoff**2)
+        interacts = neighbors.valid & ~(squared >= cutoff**2)  # so that NaN is not mistaken for far apart
         distance = jnp.sqrt(jnp.where(interacts, squared, jax.lax.stop_gradient((0.9 * cutoff) ** 2)))
         return Pairs(i, j, separation, distance, sigma, interacts, potential, axes)
 
@@ -120,17 +137,17 @@ class PairPotential(Potential):
         """The potential with pair matrices looked up, the axes over which to `vmap` it, and σ."""
 
         def look_up(leaf: Array) -> Array:
-            return 0.5 * (leaf[s, t] + leaf[t, s]) if leaf.ndim == 2 else leaf
+            return 0.5 * (leaf[s, t] + leaf[t, s]) if jnp.ndim(leaf) == 2 else leaf
 
         potential = jax.tree.map(look_up, self)
-        axes = jax.tree.map(lambda leaf: 0 if leaf.ndim == 2 else None, self)
+        axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) == 2 else None, self)
         additive = potential.sigma is None
         sigma = 0.5 * (size_s + size_t) if additive else jnp.broadcast_to(potential.sigma, s.shape)
         return potential, axes, sigma
 
     @property
     def _species_told_apart(self) -> int:
-        return max((leaf.shape[0] for leaf in jax.tree.leaves(self) if leaf.ndim == 2), default=1)
+        return max((leaf.shape[0] for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 2), default=1)
 
 
 class Pairs(eqx.Module):

@@ -23,8 +23,11 @@ class SoftSphere(PairPotential):
 
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
         overlap = 1.0 - r / sigma
-        touching = overlap > 0.0
+        touching = ~(overlap <= 0.0)  # NaN stays NaN
         return jnp.where(touching, self.epsilon / self.alpha * jnp.where(touching, overlap, 1.0) ** self.alpha, 0.0)
+
+    def pair_stiffness(self, sigma: Scalar) -> Scalar:
+        return self.epsilon / sigma**2
 
     def cutoff(self, sigma: Scalar) -> Scalar:
         return sigma

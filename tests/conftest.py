@@ -1,0 +1,72 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import mdsens
+from reference import ContactChanged, SoftSpheres
+
+jax.config.update("jax_enable_x64", True)
+
+RELAX = mdsens.Relaxation(tolerance=1e-12)
+
+
+@functools.cache
+def jammed(seed=0, n=128, dim=2, packing_fraction=0.98, epsilon=1.0, alpha=2.0, diameters=(1.0, 0.6)):
+    """A relaxed packing of soft spheres, made once."""
+    system = mdsens.random_packing(n, dim, diameters, packing_fraction, seed)
+    return RELAX(mdsens.SoftSphere(epsilon, alpha), system)
+
+
+def jammed_with_rattlers(packing_fraction=0.9, **options):
+    """The first packing that has rattlers."""
+    packings = (jammed(seed, packing_fraction=packing_fraction, **options) for seed in range(20))
+    return next(rest for rest in packings if rest.certificate.rattlers)
+
+
+def where_contacts_stay(check):
+    """Runs check(seed) for the first packing whose contacts stay within the finite differences it takes."""
+    for seed in range(10):
+        try:
+            return check(seed)
+        except ContactChanged:
+            continue
+    pytest.fail("no packing kept its contacts")
+
+
+def reference_of(equilibrium):
+    """The same configuration in the NumPy reference."""
+    system, species = equilibrium.system, np.asarray(equilibrium.system.species)
+    pairwise = [
+        np.asarray(p) if p.ndim == 0 else np.asarray((p + p.T) / 2)[np.ix_(species, species)]
+        for p in (equilibrium.potential.epsilon, equilibrium.potential.alpha)
+    ]
+    return SoftSpheres(system.positions, system.box, system.diameters, *pairwise)
+
+
+class Compilations:
+    """Counts what JAX compiles between `with` and its end."""
+
+    def __init__(self):
+        self.count = 0
+        self.counting = False
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event, _seconds, **_):
+        self.count += self.counting and event.endswith("backend_compile_duration")
+
+    def __enter__(self):
+        self.count, self.counting = 0, True
+        return self
+
+    def __exit__(self, *_):
+        self.counting = False
+
+
+_COMPILATIONS = Compilations()
+
+
+@pytest.fixture
+def compilations():
+    return _COMPILATIONS

@@ -1,0 +1,134 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mdsens
+from mdsens.neighbors import AllPairs, NeighborList, cell_fits
+
+CELLS = {
+    "square": np.eye(2) * 9.0,
+    "oblique": np.array([[9.0, 0.0], [4.0, 8.0]]),
+    "narrow": np.array([[24.0, 0.0], [0.0, 2.5]]),
+    "cube": np.eye(3) * 5.0,
+    "triclinic": np.array([[5.0, 0.0, 0.0], [2.0, 5.0, 0.0], [-1.0, 1.5, 6.0]]),
+    "open 2D": None,
+    "open 3D": None,
+}
+
+
+def sample(name, n, rng, sizes=(1.0, 0.6)):
+    cell = CELLS[name]
+    d = int(name[-2]) if cell is None else len(cell)
+    scale = 8.0 * np.eye(d) if cell is None else cell
+    points = rng.uniform(-0.5, 1.5, size=(n, d)) @ scale
+    return mdsens.System(points, cell, rng.choice(sizes, size=n))
+
+
+def listed(neighbors):
+    valid = np.asarray(neighbors.valid)
+    return set(zip(np.asarray(neighbors.i)[valid].tolist(), np.asarray(neighbors.j)[valid].tolist(), strict=True))
+
+
+def close_pairs(system, reach_of):
+    """Brute force over all pairs and all images nearby."""
+    x = np.asarray(system.positions)
+    i, j = np.triu_indices(system.n, 1)
+    separation = x[j] - x[i]
+    if system.box is not None:
+        box = np.asarray(system.box)
+        separation -= np.round(separation @ np.linalg.inv(box)) @ box
+        shifts = np.stack(np.meshgrid(*[np.arange(-1, 2)] * system.dim), -1).reshape(-1, system.dim) @ box
+    else:
+        shifts = np.zeros((1, system.dim))
+    distance = np.linalg.norm(separation[:, None] + shifts, axis=-1).min(axis=1)
+    near = distance < reach_of(i, j)
+    return set(zip(i[near].tolist(), j[near].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_list_holds_exactly_the_pairs_within_cutoff_and_skin(name):
+    system = sample(name, 120, np.random.default_rng(0))
+    kind = NeighborList(skin=0.1, pairs_per_particle=30, per_cell=60)
+    neighbors = kind.build(mdsens.SoftSphere(), system)
+    assert not bool(neighbors.overflow)
+    d = np.asarray(system.diameters)
+    assert listed(neighbors) == close_pairs(system, lambda i, j: 0.5 * (d[i] + d[j]) + 0.1 * d.max())
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(sorted(CELLS)), small=st.floats(0.2, 1.0))
+def test_energy_by_list_is_energy_by_all_pairs(seed, name, small):
+    system = sample(name, 60, np.random.default_rng(seed), (1.0, small))
+    potential = mdsens.SoftSphere()
+    kind = NeighborList(pairs_per_particle=60, per_cell=60)
+    energies = [float(energy_of(k, potential, system)) for k in (AllPairs(), kind)]
+    assert energies[0] == pytest.approx(energies[1], rel=1e-12)
+
+
+@jax.tree_util.Partial
+def _energy(kind, potential, system):
+    neighbors = kind.build(potential, system)
+    return jnp.where(neighbors.overflow, jnp.nan, potential.energy(system, neighbors))
+
+
+energy_of = jax.jit(_energy.func, static_argnums=0)
+
+
+def test_a_list_serves_until_a_particle_has_moved_half_the_skin():
+    system = sample("square", 50, np.random.default_rng(1))
+    neighbors = NeighborList(skin=0.2, per_cell=20).build(mdsens.SoftSphere(), system)
+    step = 0.5 * 0.2 * float(jnp.max(system.diameters))
+    assert not bool(neighbors.stale(system.positions.at[7, 1].add(0.99 * step)))
+    assert bool(neighbors.stale(system.positions.at[7, 1].add(1.01 * step)))
+
+
+def test_an_overflow_is_seen_and_cured_outside_jit():
+    system = mdsens.random_packing(300, packing_fraction=0.95)
+    tight = NeighborList(pairs_per_particle=0.5, per_cell=1)
+    assert bool(tight.build(mdsens.SoftSphere(), system).overflow)
+    cured = mdsens.Relaxation(tolerance=1e-9, neighbors=tight)(mdsens.SoftSphere(), system)
+    all_pairs = mdsens.Relaxation(tolerance=1e-9, neighbors=AllPairs())
+    assert bool(cured.converged) and not bool(cured.overflow)
+    again = all_pairs(mdsens.SoftSphere(), cured.system)
+    assert float(cured.energy) == pytest.approx(float(again.energy), rel=1e-9)
+    assert int(again.steps) == 0
+
+
+def test_an_overflow_inside_jit_is_in_the_result_and_no_number_is():
+    system = mdsens.random_packing(300, packing_fraction=0.95)
+    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_cell=1))
+    result = jax.jit(relax)(mdsens.SoftSphere(), system)
+    assert bool(result.overflow) and not bool(result.converged)
+    assert np.isnan(result.positions).all() and np.isnan(result.energy)
+    response = jax.jit(jax.grad(lambda D: relax(mdsens.SoftSphere(), system.replace(diameters=D)).positions[0, 0]))
+    slope = jax.jit(jax.grad(lambda D: relax(mdsens.SoftSphere(), system.replace(diameters=D)).energy))
+    assert not np.isfinite(response(system.diameters)).any()
+    assert not np.isfinite(slope(system.diameters)).any()
+
+
+def test_a_list_sized_beforehand_works_inside_jit():
+    potential, system = mdsens.SoftSphere(), mdsens.random_packing(300, packing_fraction=0.95)
+    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_cell=1))
+    inside = jax.jit(relax.sized_for(potential, system))(potential, system)
+    outside = relax(potential, system)
+    assert bool(inside.converged)
+    np.testing.assert_allclose(inside.positions, outside.positions, atol=1e-9)
+
+
+def test_a_loop_over_systems_of_one_shape_compiles_its_list_once(compilations):
+    potential, relax = mdsens.SoftSphere(), mdsens.Relaxation(tolerance=1e-6)
+    systems = [mdsens.random_packing(300, packing_fraction=0.95, seed=s) for s in range(4)]
+    relax(potential, systems[0])
+    with compilations as counted:
+        for system in systems[1:]:
+            assert bool(relax(potential, system).converged)
+    assert counted.count == 0
+
+
+def test_the_cell_must_be_twice_the_cutoff():
+    system = mdsens.System(np.zeros((1, 2)), [[3.0, 0.0], [1.0, 2.0]], 1.0)
+    assert bool(cell_fits(mdsens.SoftSphere(), system))
+    assert not bool(cell_fits(mdsens.LennardJones(), system))

@@ -1,0 +1,38 @@
+import jax
+import numpy as np
+import pytest
+
+import mdsens
+
+
+def test_the_first_half_has_the_first_diameter_and_species_0():
+    system = mdsens.random_packing(n=7, diameters=(1.0, 0.6), seed=3)
+    np.testing.assert_array_equal(system.diameters, [1.0] * 4 + [0.6] * 3)
+    np.testing.assert_array_equal(system.species, [0] * 4 + [1] * 3)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_packing_fraction_is_the_one_asked_for(dim):
+    system = mdsens.random_packing(n=50, dim=dim, diameters=(1.0, 0.7, 0.2), packing_fraction=0.83)
+    ball = np.pi / 4 if dim == 2 else np.pi / 6
+    volume = np.linalg.det(system.box)
+    assert np.sum(ball * np.asarray(system.diameters) ** dim) / volume == pytest.approx(0.83, abs=1e-12)
+    assert float(system.packing_fraction) == pytest.approx(0.83, abs=1e-12)
+
+
+def test_a_seed_says_everything():
+    one, same, other = (mdsens.random_packing(20, seed=s).positions for s in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other)
+    with jax.enable_x64(False):
+        single = mdsens.random_packing(20, seed=1).positions
+    np.testing.assert_allclose(single, one, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dim": 4}, {"n": 1}, {"diameters": (1.0, -1.0)}, {"packing_fraction": 0.0}, {"packing_fraction": np.nan}],
+)
+def test_no_packing_from_nonsense(arguments):
+    with pytest.raises(mdsens.InvalidInput):
+        mdsens.random_packing(**({"n": 10} | arguments))

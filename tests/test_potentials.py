@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdsens
+from conftest import jammed, reference_of
+from mdsens.hessian import gradient
+
+BUILT_IN = [mdsens.SoftSphere(), mdsens.SoftSphere(2.0, 2.5), mdsens.LennardJones(), mdsens.Morse(), mdsens.Yukawa()]
+
+
+def pair(potential, distance, diameters=(1.0, 1.0), species=(0, 1)):
+    """The energy of two particles at a distance."""
+    system = mdsens.System([[0.0, 0.0], [distance, 0.0]], None, diameters, species)
+    return float(potential.energy(system, mdsens.AllPairs().build(potential, system)))
+
+
+def test_values_in_closed_form():
+    assert pair(mdsens.SoftSphere(3.0, 2.0), 0.75) == pytest.approx(3.0 / 2 * 0.25**2)
+    assert pair(mdsens.SoftSphere(3.0, 2.5), 0.75) == pytest.approx(3.0 / 2.5 * 0.25**2.5)
+    assert pair(mdsens.SoftSphere(), 0.7, (1.0, 0.6)) == pytest.approx(0.5 * (1 - 0.7 / 0.8) ** 2)
+    assert pair(mdsens.LennardJones(2.0), 2 ** (1 / 6)) == pytest.approx(-2.0)
+    assert pair(mdsens.LennardJones(), 1.0) == pytest.approx(0.0, abs=1e-14)
+    assert pair(mdsens.Morse(1.5, 4.0), 1.0) == pytest.approx(-1.5)
+    assert pair(mdsens.Morse(1.0, 4.0), 1.2) == pytest.approx((1 - np.exp(-0.8)) ** 2 - 1)
+    assert pair(mdsens.Yukawa(1.5, 4.0), 1.3) == pytest.approx(1.5 / 1.3 * np.exp(-4.0 * 0.3))
+
+
+@pytest.mark.parametrize("potential", BUILT_IN, ids=lambda p: type(p).__name__)
+def test_beyond_the_cutoff_there_is_nothing_and_it_is_reached_smoothly(potential):
+    reach = float(potential.cutoff(1.0))
+    assert pair(potential, reach) == 0.0
+    assert pair(potential, reach * 1.01) == 0.0
+    assert abs(pair(potential, reach * (1 - 1e-5))) < 1e-9
+
+
+def test_the_hessian_does_not_jump_where_the_switch_begins_and_ends():
+    curvature = jax.grad(jax.grad(lambda r: mdsens.LennardJones().pair_energy(r, 1.0)))
+    for r in (2.0, 2.5):
+        assert abs(curvature(r - 1e-7) - curvature(r + 1e-7)) < 1e-4
+
+
+def test_a_matrix_holds_a_parameter_for_each_pair_of_species():
+    potential = mdsens.SoftSphere(epsilon=[[1.0, 2.0], [2.0, 5.0]], alpha=[[2.0, 2.5], [2.5, 3.0]])
+    for species, epsilon, alpha in (((0, 0), 1.0, 2.0), ((0, 1), 2.0, 2.5), ((1, 1), 5.0, 3.0)):
+        assert pair(potential, 0.8, species=species) == pytest.approx(epsilon / alpha * 0.2**alpha)
+
+
+def test_a_pair_matrix_of_sigma_replaces_the_additive_one():
+    potential = mdsens.SoftSphere(sigma=[[1.0, 0.5], [0.5, 1.0]])
+    assert pair(potential, 0.4) == pytest.approx(0.5 * 0.2**2)
+    assert pair(potential, 0.6) == 0.0
+
+
+def test_energy_and_gradient_of_a_packing_are_those_of_the_reference():
+    for alpha in (2.0, 2.5):
+        rest = jammed(seed=1, alpha=alpha)
+        shaken = rest.system.replace(positions=rest.positions + 0.01 * jnp.sin(jnp.arange(256.0)).reshape(128, 2))
+        potential = mdsens.SoftSphere(1.0, alpha)
+        by_hand = reference_of(rest).changed(positions=shaken.positions)
+        pairs = mdsens.AllPairs().build(potential, shaken)
+        assert float(potential.energy(shaken, pairs)) == pytest.approx(by_hand.energy(), rel=1e-13)
+        np.testing.assert_allclose(gradient(potential, shaken, pairs), by_hand.gradient(), atol=1e-13)
+
+
+def test_a_pair_potential_of_ones_own_takes_five_lines():
+    class Gaussian(mdsens.PairPotential):
+        epsilon: jax.Array
+
+        def pair_energy(self, r, sigma):
+            return self.epsilon * jnp.exp(-((r / sigma) ** 2))
+
+        def cutoff(self, sigma):
+            return 6.0 * sigma
+
+    assert pair(Gaussian(2.0), 0.5) == pytest.approx(2.0 * np.exp(-0.25))
+    system = mdsens.random_packing(150, packing_fraction=0.5, diameters=(1.0,))
+    slope = jax.grad(lambda p: mdsens.Relaxation(tolerance=1e-8)(p, system).energy)(Gaussian(jnp.asarray(2.0)))
+    relaxed = mdsens.Relaxation(tolerance=1e-8)(Gaussian(2.0), system)
+    assert float(slope.epsilon) == pytest.approx(float(relaxed.energy) / 2.0)  # E is linear in ε
+
+
+def test_jax_md_soft_spheres_are_ours():
+    from jax_md import energy
+
+    rest = jammed(seed=2)
+    theirs = mdsens.JaxMD(
+        energy.soft_sphere_pair, from_system=lambda system: {"sigma": system.diameters}, epsilon=1.0, alpha=2.0
+    )
+    pairs = mdsens.AllPairs().build(theirs, rest.system)
+    assert float(theirs.energy(rest.system, pairs)) == pytest.approx(float(rest.energy), rel=1e-12)
+    np.testing.assert_allclose(gradient(theirs, rest.system, pairs), -rest.forces, atol=1e-12)
+
+
+def silicon(repeats=2, constant=5.431):
+    """The diamond lattice."""
+    basis = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4
+    corners = np.stack(np.meshgrid(*[np.arange(repeats)] * 3), -1).reshape(-1, 1, 3)
+    return mdsens.System((corners + basis).reshape(-1, 3) * constant, repeats * constant, diameters=2.35)
+
+
+@pytest.mark.slow
+def test_stillinger_weber_of_jax_md_is_differentiable_through_the_minimum():
+    from jax_md import energy
+
+    crystal = silicon()
+    potential = mdsens.JaxMD(energy.stillinger_weber, lam=21.0, epsilon=2.16826)
+    relax = mdsens.Relaxation(tolerance=1e-8, minimizer=mdsens.FIRE(dt_start=0.02, dt_max=0.1))
+    perfect = relax(potential, crystal)
+    assert float(perfect.energy) / crystal.n == pytest.approx(-4.3364, abs=2e-4)  # eV; Stillinger and Weber (1985)
+
+    squeezed = silicon(constant=5.3)  # where bonds push, a vacancy bends the angles around it
+    hole = mdsens.System(squeezed.positions[1:], squeezed.box, diameters=2.35)
+    slope = jax.grad(lambda p: relax(p, hole).energy)(potential).parameters
+
+    def relaxed_energy(lam):
+        return float(relax(mdsens.JaxMD(energy.stillinger_weber, lam=lam, epsilon=2.16826), hole).energy)
+
+    difference = (relaxed_energy(21.01) - relaxed_energy(20.99)) / 0.02
+    assert float(slope["lam"]) == pytest.approx(difference, rel=1e-5)
+    assert float(slope["epsilon"]) == pytest.approx(relaxed_energy(21.0) / 2.16826, rel=1e-9)
