@@ -72,8 +72,10 @@ class NeighborList:
 
         keep = jax.lax.map(lambda stencil: close(*stencil), (j, listed))
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
-        (slots,) = jnp.nonzero(keep.ravel(), size=capacity, fill_value=0)
-        found = jnp.sum(keep)
+        counted = jnp.cumsum(keep.ravel(), dtype=jnp.int32)
+        found = counted[-1]
+        slots = jnp.searchsorted(counted, jnp.arange(1, capacity + 1, dtype=jnp.int32))  # faster than `nonzero`
+        slots = jnp.minimum(slots, keep.size - 1)
         return Neighbors(
             i=jnp.broadcast_to(i, j.shape).ravel()[slots],
             j=j.ravel()[slots],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -157,7 +158,7 @@ class Relaxation:
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(system)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
-            if bool(run.neighbors.stale(run.positions)):
+            if bool(run.outgrown):
                 here = system.replace(positions=run.positions)
                 run = run.with_list(self._list_for(potential, here, run.neighbors.kind))
             pause = min(self.max_steps, int(run.steps) + STEPS_PER_REPORT)
@@ -191,19 +192,20 @@ class Relaxation:
 
 
 class Descent(eqx.Module):
-    """Where a minimization stands."""
+    """Where a minimization stands; `outgrown` when the next step needs a new list."""
 
     state: Any
     neighbors: Neighbors
     max_force: Float[Array, ""]
     steps: Int[Array, ""]
+    outgrown: Bool[Array, ""]
 
     @property
     def positions(self) -> Float[Array, "n d"]:
         return position_of(self.state)
 
     def with_list(self, list_: Neighbors) -> Descent:
-        return Descent(self.state, list_, self.max_force, self.steps)
+        return Descent(self.state, list_, self.max_force, self.steps, list_.overflow)
 
 
 _gradient = eqx.filter_jit(gradient)
@@ -218,7 +220,8 @@ def _build(kind: AllPairs | NeighborList, potential: Potential, system: System) 
 def _start(minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors) -> Descent:
     init, _ = steps_of(minimizer, potential, system, list_)
     state = init(system.positions)
-    return Descent(state, list_, _max_force(state, potential, system, list_), jnp.asarray(0, jnp.int32))
+    max_force = _max_force(state, potential, system, list_)
+    return Descent(state, list_, max_force, jnp.asarray(0, jnp.int32), list_.overflow)
 
 
 @eqx.filter_jit
@@ -230,22 +233,25 @@ def _descend(
     tolerance: Float[Array, ""],
     pause: Int[Array, ""],
 ) -> Descent:
-    """Steps until the forces are small, the list is stale or has overflowed, or `pause` steps are done."""
+    """Steps until the forces are small, `pause` steps are done, or the list has to be made anew.
+
+    A step that ends where the list is stale is taken back: no force ever comes from such a list.
+    """
     list_ = run.neighbors
     _, apply = steps_of(minimizer, potential, system, list_)
 
-    def go_on(carry: tuple[Any, Array, Array]) -> Bool[Array, ""]:
-        state, max_force, steps = carry
-        usable = ~list_.overflow & ~list_.stale(position_of(state))
-        return (max_force > tolerance) & (steps < pause) & usable
+    def go_on(run: Descent) -> Bool[Array, ""]:
+        return (run.max_force > tolerance) & (run.steps < pause) & ~run.outgrown
 
-    def step(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
-        state, _, steps = carry
-        state = apply(state)
-        return state, _max_force(state, potential, system, list_), steps + 1
+    def step(run: Descent) -> Descent:
+        state = apply(run.state)
+        outgrown = list_.stale(position_of(state))
+        before = run.state, run.max_force, run.steps
+        after = state, _max_force(state, potential, system, list_), run.steps + 1
+        state, max_force, steps = jax.tree.map(functools.partial(jnp.where, outgrown), before, after)
+        return Descent(state, list_, max_force, steps, outgrown)
 
-    state, max_force, steps = jax.lax.while_loop(go_on, step, (run.state, run.max_force, run.steps))
-    return Descent(state, list_, max_force, steps)
+    return jax.lax.while_loop(go_on, step, run)
 
 
 def _limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -256,14 +262,17 @@ def _limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, 
 def steps_of(
     minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors
 ) -> tuple[Callable[[Array], Any], Callable[[Any], Any]]:
-    """The minimizer's (init, apply) for this potential; moves are capped, so that no start can blow up."""
+    """The minimizer's (init, apply) for this potential.
+
+    Moves are capped, so that no start can blow up and a fresh list serves for one step at least.
+    """
 
     def force(x: Array, **_: Any) -> Array:
         return -gradient(potential, system.replace(positions=x), list_)
 
     def shift(x: Array, move: Array, **_: Any) -> Array:
         longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
-        allowed = LONGEST_MOVE * jnp.mean(system.diameters)
+        allowed = jnp.minimum(LONGEST_MOVE * jnp.mean(system.diameters), 0.49 * list_.skin)
         return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
     return minimizer.build(force, shift, potential.stiffness(system))

@@ -68,12 +68,17 @@ def _run(
 
     def step(carry: tuple[Any, Neighbors, Array], _now: None) -> tuple[tuple[Any, Neighbors, Array], None]:
         state, list_, overflow = carry
-        here = system.replace(positions=position_of(state))
+
+        def moved(list_: Neighbors) -> Any:
+            return steps_of(loop.minimizer, potential, system, list_)[1](state)
+
+        after = moved(list_)
         if isinstance(kind, NeighborList):
+            here = system.replace(positions=position_of(state))
             frozen = jax.lax.stop_gradient((potential, here))
-            list_ = jax.lax.cond(list_.stale(here.positions), lambda: build(*frozen), lambda: list_)
-        _, apply = steps_of(loop.minimizer, potential, system, list_)
-        return (apply(state), list_, overflow | list_.overflow), None
+            list_ = jax.lax.cond(list_.stale(position_of(after)), lambda: build(*frozen), lambda: list_)
+            after = moved(list_)
+        return (after, list_, overflow | list_.overflow), None
 
     start = (init(system.positions), first, first.overflow)
     (state, list_, overflow), _ = jax.lax.scan(step, start, None, length=loop.steps)

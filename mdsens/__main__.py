@@ -1,0 +1,5 @@
+"""`python -m mdsens` is the command `mdsens`."""
+
+from .cli import main
+
+main()
