@@ -157,6 +157,6 @@ def _frame(system: System, ax: Axes) -> None:
 
 def _key(ax: Axes, quiver: Any, typical: float, scale: float, sensitivity: Sensitivity, cut: int) -> None:
     size = float(f"{typical:.1g}")
-    unit = "" if sensitivity.wrt == "box" else " per unit of θ" if "diameter" not in sensitivity.wrt else ""
-    label = f"length {size:g}{unit}" + (f"   ({cut} longer, cut, in orange)" if cut else "")
+    symbol = "∂x/∂θ" if sensitivity.response.ndim == 2 else "∂x/∂ln L - x" if sensitivity.wrt == "box" else "Σₖ ∂x/∂θₖ"
+    label = f"|{symbol}| = {size:g}" + (f"   ({cut} longer, cut, in orange)" if cut else "")
     ax.quiverkey(quiver, 0.14, -0.03, size * scale, label, labelpos="E", coordinates="axes", color=ARROW)
