@@ -102,8 +102,8 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
     """Particles that nothing holds, found recursively.
 
     Where particles interact by contact, one with fewer than d + 1 contacts cannot be held in a
-    stable equilibrium and bears no force; the contacts of a rattler do not count (Donev, Torquato
-    and Stillinger, J. Comput. Phys. 197, 139 (2004)). For other pair potentials only a particle
+    stable equilibrium and bears no force; the contacts of a rattler do not count (Donev, Torquato,
+    Stillinger and Connelly, J. Comput. Phys. 197, 139 (2004)). For other pair potentials only a particle
     without any neighbor within its cutoff is one.
     """
     if not isinstance(potential, PairPotential):

@@ -71,7 +71,7 @@ def write(path: str | os.PathLike[str], system: System | Equilibrium, format: st
 
     content = system.system if isinstance(system, Equilibrium) else system
     path = Path(path)
-    kind = format or ("extxyz" if path.suffix in (".extxyz", ".xyz") else None)
+    kind = format or format_to_write(path)
     with replacing(path) as unfinished:
         if kind == "extxyz":
             unfinished.write_text(_extended_xyz(content))
@@ -84,6 +84,21 @@ def write(path: str | os.PathLike[str], system: System | Equilibrium, format: st
             raise
         except Exception as error:  # ASE's writers, likewise
             raise InvalidInput(f"{path} cannot be written: {error}") from error
+
+
+def format_to_write(path: Path) -> str:
+    """ASE's name of the format that a file's ending says. **Raises** `InvalidInput` if none can be written."""
+    if path.suffix in (".extxyz", ".xyz"):
+        return "extxyz"
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    try:
+        kind = filetype(str(path), read=False)
+    except UnknownFileTypeError:
+        kind = ""
+    if kind not in ioformats or not ioformats[kind].can_write:
+        raise InvalidInput(f"{path} cannot be written: its ending is of no format that ASE writes; try .extxyz")
+    return kind
 
 
 def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim: int | None = None) -> System:
@@ -132,10 +147,7 @@ def to_ase(system: System) -> Atoms:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, moved onto it at the end, removed if anything goes wrong."""
-    if path.is_dir():
-        raise InvalidInput(f"{path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise InvalidInput(f"there is no folder {path.parent} to write {path.name} into")
+    check_target(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     unfinished = Path(name)
@@ -145,6 +157,16 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """**Raises** `InvalidInput` if a file of this name cannot be written, before the work that it is to hold."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent} to write {path.name} into")
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidInput(f"the folder {path.parent} cannot be written to")
 
 
 def _umask() -> int:

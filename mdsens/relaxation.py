@@ -23,7 +23,9 @@ from .neighbors import AllPairs, NeighborList, Neighbors
 from .potentials import Potential
 from .system import System
 
-STEPS_PER_REPORT = 1000
+MOST_STEPS_UNSEEN = 1000
+"""Outside `jit` the host looks at least this often, and more often for large systems, whose steps take longer."""
+
 LONGEST_MOVE = 0.2
 """No particle moves further in one step than this fraction of the mean diameter."""
 
@@ -157,17 +159,17 @@ class Relaxation:
         run = _start(self.minimizer, potential, system, list_)
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(system)
+        unseen = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n))
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
+            here = system.replace(positions=run.positions)
             if bool(run.outgrown):
-                here = system.replace(positions=run.positions)
                 run = run.with_list(self._list_for(potential, here, run.neighbors.kind))
-            pause = min(self.max_steps, int(run.steps) + STEPS_PER_REPORT)
+            elif int(run.steps) % MOST_STEPS_UNSEEN < unseen:
+                validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+            pause = min(self.max_steps, int(run.steps) + unseen)
             run = _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, pause, system))
             if self.progress is not None:
                 self.progress(int(run.steps), float(run.max_force))
-            if int(run.steps) == pause and float(run.max_force) > self.tolerance:
-                here = system.replace(positions=run.positions)
-                validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
         if self.throw and not float(run.max_force) <= self.tolerance:
             raise NotConverged(
                 f"the largest force component is {float(run.max_force):.3g} after {int(run.steps)} steps of "

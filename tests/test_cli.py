@@ -125,6 +125,10 @@ def test_a_folder_where_a_file_is_and_a_file_where_a_folder_is(run, packing, tmp
     assert code == 2 and "is a file" in err
     code, _, err = run("relax", packing, "-o", tmp_path)
     assert code == 2 and "is a folder" in err
+    code, _, err = run("relax", packing, "-o", tmp_path / "out.nonsense")
+    assert code == 2 and "no format" in err
+    code, _, err = run("sensitivity", packing, "--wrt", "alpha", "-o", packing / "out")
+    assert code == 2 and "no folder" in err
 
 
 def test_giving_up_is_exit_code_1(run, packing, tmp_path):

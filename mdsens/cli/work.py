@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 import mdsens
 from mdsens import linear_solvers, plotting
 from mdsens.errors import InvalidInput
-from mdsens.io import replacing
+from mdsens.io import check_target, format_to_write, replacing
 from mdsens.relaxation import Equilibrium
 from mdsens.response import check_name, parameters_of
 
@@ -41,9 +41,9 @@ def demo(output: Path, seed: int, options: Options) -> None:
 
 def relax(input: Path, output: Path, options: Options) -> None:
     _configure(options)
-    with replacing(output):
-        potential, system = _potential(options), _read(input, options)
-        equilibrium = _relax(potential, system, options)
+    check_target(output)
+    format_to_write(output)
+    equilibrium = _relax(_potential(options), _read(input, options), options)
     mdsens.write(output, equilibrium)
     print(equilibrium.certificate)
     print(f"{'written':<17} {output}")
@@ -163,10 +163,8 @@ def _check_folder(output: Path) -> None:
     """Refuse before the work what could not be written after it."""
     if output.exists() and not output.is_dir():
         raise InvalidInput(f"{output} is a file; name a folder for the results")
-    parent = next(p for p in (output, *output.absolute().parents) if p.exists())
-    with replacing(parent / "mdsens-probe"):
-        pass
-    (parent / "mdsens-probe").unlink()
+    nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    check_target(nearest / "summary.json")
 
 
 def _summary(equilibrium: Equilibrium, response: Any, certificate: Any, options: Options) -> dict[str, Any]:
