@@ -43,7 +43,9 @@ class Certificate:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        verdict = {True: "a minimum", False: "not a minimum", None: "not diagonalized"}[self.minimum]
+        verdict = {True: "a minimum", False: "not a minimum", None: "not known (too large to diagonalize)"}[
+            self.minimum
+        ]
         ids = ", ".join(map(str, self.rattlers[:8])) + (" …" if len(self.rattlers) > 8 else "")
         rows = [
             ("at rest", f"{'yes' if self.converged else 'NO'} (largest force component {self.max_force:.2g}, "

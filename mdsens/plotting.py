@@ -49,10 +49,12 @@ def draw_sensitivity(system: System, sensitivity: Sensitivity, ax: Axes | None =
     moving = lengths > 1e-9 * max(lengths.max(), 1e-300)
     if moving.any():
         typical = float(np.quantile(lengths[moving], 0.9))
-        scale = 0.9 * float(np.mean(np.asarray(system.diameters))) / typical
+        diameter = float(np.mean(np.asarray(system.diameters)))
+        scale = 0.9 * diameter / typical
         shown = arrows * (scale * np.minimum(1.0, 1.8 * typical / np.maximum(lengths, 1e-300)))[:, None]
         cut = lengths > 1.8 * typical
-        style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1.0, "width": 0.0045, "zorder": 1e6}
+        width = min(0.0045, 0.06 * diameter / np.ptp(ax.get_xlim()))
+        style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1.0, "width": width, "zorder": 1e6}
         for chosen, color in ((moving & ~cut, ARROW), (moving & cut, "#e0662c")):
             if chosen.any():
                 quiver = ax.quiver(*points[chosen, :2].T, *shown[chosen, :2].T, color=color, **style)

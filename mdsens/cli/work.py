@@ -124,13 +124,13 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
     }
     solver = solvers[options.linear_solver]() if options.linear_solver in solvers else None
     with _progress("relaxing") as advance:
-        highest = 0.0
+        highest, lowest = 0.0, math.inf
 
         def report(steps: int, max_force: float) -> None:
-            nonlocal highest
-            highest = max(highest, max_force)
+            nonlocal highest, lowest
+            highest, lowest = max(highest, max_force), min(lowest, max(max_force, options.tolerance))
             way = math.log(highest / options.tolerance) if highest > options.tolerance else 1.0
-            done = 1.0 - math.log(max(max_force, options.tolerance) / options.tolerance) / way
+            done = 1.0 - math.log(lowest / options.tolerance) / way
             advance(done, f"step {steps}, largest force {max_force:.1e} → {options.tolerance:.0e}")
 
         relaxation = mdsens.Relaxation(
