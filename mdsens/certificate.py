@@ -22,9 +22,9 @@ class Certificate:
     """What is known of a point at rest. Energies and lengths in the system's own units.
 
     `zero_modes` counts the directions without curvature, d for each rattler and the global
-    translations among them. `softest` is the smallest positive curvature and `minimum` whether
-    none is negative; both are None where the system is too large for a dense diagonalization, and
-    `zero_modes` then counts those known without one. `contact_number` is the mean over the
+    translations among them. `softest` is the smallest positive curvature, None if there is none, and
+    `minimum` whether none is negative; both are None where the system is too large for a dense
+    diagonalization, and `zero_modes` then counts those known without one. `contact_number` is the mean over the
     particles that are no rattlers; None for a potential that is no sum over pairs.
     """
 
@@ -43,21 +43,25 @@ class Certificate:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        verdict = {True: "a minimum", False: "not a minimum", None: "not known (too large to diagonalize)"}[
-            self.minimum
-        ]
         ids = ", ".join(map(str, self.rattlers[:8])) + (" …" if len(self.rattlers) > 8 else "")
         rows = [
             ("at rest", f"{'yes' if self.converged else 'NO'} (largest force component {self.max_force:.2g}, "
                         f"tolerance {self.tolerance:.2g}, {self.steps} steps)"),
             ("energy", f"{self.energy:.12g}"),
-            ("stationary point", verdict + ("" if self.softest is None else f", softest curvature {self.softest:.3g}")),
+            ("stationary point", self._verdict()),
             ("zero modes", str(self.zero_modes)),
             ("rattlers", str(len(self.rattlers)) + (f" ({ids})" if self.rattlers else "")),
         ]  # fmt: skip
         if self.contact_number is not None:
             rows.append(("contact number", f"{self.contact_number:.4f}"))
         return "\n".join(f"{name:<17} {value}" for name, value in rows)
+
+    def _verdict(self) -> str:
+        if self.minimum is None:
+            return "not known (too large to diagonalize)"
+        if self.softest is None:
+            return "flat: nothing is held, and nothing responds"
+        return f"{'a' if self.minimum else 'not a'} minimum, softest curvature {self.softest:.3g}"
 
 
 def certify(equilibrium: Equilibrium) -> Certificate:
@@ -73,7 +77,7 @@ def certify(equilibrium: Equilibrium) -> Certificate:
         curvatures = np.linalg.eigvalsh(np.asarray(matrix))
         cut = float(spectral_cut(jnp.asarray(curvatures)))
         zero_modes = int(np.sum(np.abs(curvatures) <= cut))
-        softest = float(min(curvatures[curvatures > cut], default=np.nan))
+        softest = float(min(curvatures[curvatures > cut])) if (curvatures > cut).any() else None
         minimum = bool(curvatures[0] >= -cut)
     contact_number = None
     if isinstance(potential, PairPotential):

@@ -105,7 +105,8 @@ def _along(function: Any, system: System, potential: Potential, change: tuple[An
     to_system, to_potential = change
     affine = _affine(system, to_system)
     carried = eqx.tree_at(lambda s: s.positions, to_system, affine, is_leaf=lambda leaf: leaf is None)
-    return eqx.filter_jvp(lambda s, p: function(s, p, neighbors), (system, potential), (carried, to_potential))[1]
+    value, slope = eqx.filter_jvp(lambda s, p: function(s, p, neighbors), (system, potential), (carried, to_potential))
+    return jnp.zeros_like(value) if slope is None else slope  # None: nothing depends on it, as without pairs
 
 
 def _sound(system: System) -> Float[Array, ""]:

@@ -189,6 +189,36 @@ def test_an_open_cluster_neither_drifts_nor_turns():
     np.testing.assert_allclose(jacobian.sum(axis=-1), arm, atol=1e-8)
 
 
+@pytest.mark.parametrize("case", ["one particle", "two apart", "unjammed"])
+def test_where_nothing_is_held_nothing_responds(case):
+    system = {
+        "one particle": mdsens.System([[0.3, 0.2]], 5.0, 1.0),
+        "two apart": mdsens.System([[0.3, 0.2], [2.5, 0.2]], 5.0, 1.0),
+        "unjammed": mdsens.random_packing(24, packing_fraction=0.4),
+    }[case]
+    rest = RELAX(SPHERES, system)
+    assert float(rest.energy) == 0.0
+    assert "nothing is held" in str(rest.certificate)
+    at = at_diameters(rest.system)
+    np.testing.assert_array_equal(jax.jacfwd(at)(rest.system.diameters), 0.0)
+    np.testing.assert_array_equal(jax.jacrev(at)(rest.system.diameters), 0.0)
+    slope = jax.grad(lambda p: RELAX(p, rest.system).energy)(SPHERES)
+    assert float(slope.epsilon) == float(slope.alpha) == 0.0
+
+
+def test_a_particle_far_outside_the_cell_follows_its_image():
+    rest = jammed(seed=0, n=32)
+    away = rest.system.replace(positions=rest.positions.at[3].add(7 * rest.system.box[0]))
+    assert int(RELAX(SPHERES, away).steps) == 0
+    here, there = (
+        jax.jacfwd(lambda box, s=s: RELAX(SPHERES, s.replace(box=box)).positions)(rest.system.box)
+        for s in (rest.system, away)
+    )
+    shift = np.zeros((32, 2, 2, 2))
+    shift[3, 0, 0, 0] = shift[3, 1, 0, 1] = 7.0
+    np.testing.assert_allclose(there - here, shift, atol=1e-9)
+
+
 def test_initial_positions_and_species_have_no_part_in_the_derivative():
     rest = jammed(seed=0, n=32)
     slope = jax.grad(lambda x: jnp.sum(RELAX(SPHERES, rest.system.replace(positions=x)).positions ** 2))
