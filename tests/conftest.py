@@ -19,6 +19,13 @@ def jammed(seed=0, n=128, dim=2, packing_fraction=0.98, epsilon=1.0, alpha=2.0, 
     return RELAX(mdsens.SoftSphere(epsilon, alpha), system)
 
 
+@functools.cache
+def settled(seed=0, n=32, packing_fraction=0.98, diameters=(1.0, 0.6)):
+    """A packing on its way to rest, past the part of the way where rounding decides which minimum it finds."""
+    system = mdsens.random_packing(n, 2, diameters, packing_fraction, seed)
+    return mdsens.Relaxation(tolerance=1e-3)(mdsens.SoftSphere(), system).system
+
+
 def jammed_with_rattlers(packing_fraction=0.9, **options):
     """The first packing that has rattlers."""
     packings = (jammed(seed, packing_fraction=packing_fraction, **options) for seed in range(20))

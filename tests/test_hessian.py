@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed, reference_of
+from conftest import jammed, jammed_with_rattlers, reference_of
 from mdsens.hessian import GeneralHessian, hessian, known_zero_modes, rattlers
 
 
@@ -41,13 +41,10 @@ def by_peeling(contacts, n, needed):
 
 @pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.86), (2, 0.9), (3, 0.68)])
 def test_rattlers_are_those_found_by_peeling(dim, packing_fraction):
-    found = 0
-    for seed in range(3):
-        rest = jammed(seed=seed, dim=dim, packing_fraction=packing_fraction, n=96)
+    packings = [jammed(seed=seed, dim=dim, packing_fraction=packing_fraction, n=96) for seed in range(2)]
+    for rest in [*packings, jammed_with_rattlers(packing_fraction, dim=dim, n=96)]:
         loose = set(np.flatnonzero(rattlers(rest.potential, rest.system, rest.neighbors)).tolist())
         assert loose == by_peeling(reference_of(rest).network, 96, dim + 1)
-        found += len(loose)
-    assert found > 0
 
 
 def test_a_jammed_packing_has_no_zero_modes_but_the_known_ones():

