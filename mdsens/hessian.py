@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
+from .potentials.base import Pairs
 from .system import System
 
 Displacements = Float[Array, "n d"]
@@ -102,14 +103,16 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
     """Particles that nothing holds, found recursively.
 
     Where particles interact by contact, one with fewer than d + 1 contacts cannot be held in a
-    stable equilibrium and bears no force; the contacts of a rattler do not count (Donev, Torquato,
-    Stillinger and Connelly, J. Comput. Phys. 197, 139 (2004)). For other pair potentials only a particle
-    without any neighbor within its cutoff is one.
+    stable equilibrium; it is a rattler unless its contacts bear force all the same, as they can at a
+    saddle. The contacts of a rattler do not count (Donev, Torquato, Stillinger and Connelly, J. Comput.
+    Phys. 197, 139 (2004)). For other pair potentials only a particle without any neighbor within its
+    cutoff is one.
     """
     if not isinstance(potential, PairPotential):
         return jnp.zeros(system.n, bool)
     pairs = potential.pairs(system, neighbors)
     needed = system.dim + 1 if potential.contact else 1
+    bears_force = _bears_force(potential, system, pairs)
 
     def contacts(held: Bool[Array, " n"]) -> Array:
         counted = (pairs.interacts & held[pairs.i] & held[pairs.j]).astype(jnp.int32)
@@ -117,12 +120,22 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
 
     def shed(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         held, _ = carry
-        still = held & (contacts(held) >= needed)
+        still = held & ((contacts(held) >= needed) | bears_force)
         return still, jnp.any(still != held)
 
     everyone = (jnp.ones(system.n, bool), jnp.asarray(True))
     held, _ = jax.lax.while_loop(lambda carry: carry[1], shed, everyone)
     return ~held
+
+
+def _bears_force(potential: PairPotential, system: System, pairs: Pairs) -> Bool[Array, " n"]:
+    """Particles with a pair force well beyond what is left of the net forces."""
+    slope = pairs.map(lambda one, r, sigma: jax.grad(one.pair_energy)(r, sigma))
+    force = (slope / pairs.distance)[:, None] * pairs.separation
+    net = jnp.zeros_like(system.positions).at[pairs.j].add(force).at[pairs.i].add(-force)
+    noise = 1e3 * jnp.max(jnp.abs(net)) + 1e-8 * potential.stiffness(system) * jnp.mean(system.diameters)
+    strong = (jnp.abs(slope) > noise).astype(jnp.int32)
+    return jnp.zeros(system.n, jnp.int32).at[pairs.i].add(strong).at[pairs.j].add(strong) > 0
 
 
 class ZeroModes(eqx.Module):

@@ -110,6 +110,8 @@ def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim
         dim = int(atoms.info.get("dim", 2 if len(positions) > 1 and np.ptp(positions[:, 2]) == 0.0 else 3))
     if dim not in (2, 3):
         raise InvalidInput(f"dim must be 2 or 3, not {dim}")
+    if dim == 2 and np.ptp(positions[:, 2]) > 0.0:
+        raise InvalidInput("its particles have different z, so it is not two-dimensional")
     species = _species(atoms)
     periodic = np.asarray(atoms.pbc)[:dim]
     if periodic.any() and not periodic.all():

@@ -94,18 +94,21 @@ def solve(
 ) -> Displacements:
     """u with A u = b, for A = P H P + shift (1 - P), P the projection off the known zero modes.
 
-    `product` multiplies by A. A solution by iteration whose residual says that it is wrong comes
-    back as NaN.
+    `product` multiplies by A. A solution whose residual says that it is wrong comes back as NaN; the
+    pseudo-inverse alone is not asked, since it leaves what zero modes it finds.
     """
     tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
-    if not is_iterative(solver):
-        matrix = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift), tags)
-        return lx.linear_solve(matrix, b.ravel(), solver, throw=False).value.reshape(b.shape)
     size = jnp.linalg.norm(b)
     unit = b / jnp.where(size > 0.0, size, 1.0)  # lineax compares with absolute tolerances, entry by entry
     structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
-    flat = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, tags)
-    found = lx.linear_solve(flat, unit.ravel(), solver, throw=False).value.reshape(b.shape)
+    operator: lx.AbstractLinearOperator
+    if is_iterative(solver):
+        operator = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, tags)
+    else:
+        operator = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift), tags)
+    found = lx.linear_solve(operator, unit.ravel(), solver, throw=False).value.reshape(b.shape)
+    if isinstance(solver, PseudoInverse):
+        return size * found
     residual = jnp.linalg.norm(product(found) - unit)
     return jnp.where(residual <= largest_residual(b.dtype), size * found, jnp.nan)
 

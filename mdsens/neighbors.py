@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .errors import InvalidInput, NeighborOverflow
 from .potentials import PairPotential, Potential
 from .system import System, minimum_image, reciprocal
 
@@ -43,6 +44,10 @@ class AllPairs:
     def grown(self, neighbors: Neighbors) -> AllPairs:
         return self
 
+    def fits(self, potential: Potential, system: System) -> Bool[Array, ""]:
+        """Whether every pair has at most one image within its cutoff, as the minimum image needs."""
+        return _one_image(potential.reach(system), system)
+
 
 @dataclasses.dataclass(frozen=True)
 class NeighborList:
@@ -56,6 +61,10 @@ class NeighborList:
     skin: float = 0.15
     pairs_per_particle: float = 8.0
     per_cell: int = 8
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.skin < math.inf and self.pairs_per_particle > 0.0 and self.per_cell >= 1):
+            raise InvalidInput(f"skin and capacities of a neighbor list must be positive: {self}")
 
     def build(self, potential: Potential, system: System) -> Neighbors:
         if not isinstance(potential, PairPotential):
@@ -89,12 +98,16 @@ class NeighborList:
 
     def grown(self, neighbors: Neighbors) -> NeighborList:
         """A list with room for what this one needed and a quarter more, on a coarse scale to keep shapes few."""
-        needed = 1.25 * int(neighbors.found) / neighbors.reference.shape[0]
+        needed = 1.25 * max(1, int(neighbors.found)) / neighbors.reference.shape[0]
         return dataclasses.replace(
             self,
             pairs_per_particle=max(self.pairs_per_particle, 2.0 ** (math.ceil(2 * math.log2(needed)) / 2)),
             per_cell=max(self.per_cell, math.ceil(1.25 * int(neighbors.fullest_cell))),
         )
+
+    def fits(self, potential: Potential, system: System) -> Bool[Array, ""]:
+        """As for all pairs, but up to the cutoff and the skin, since that far the list looks for images."""
+        return _one_image((1.0 + self.skin) * potential.reach(system), system)
 
 
 class Neighbors(eqx.Module):
@@ -138,12 +151,36 @@ def automatic(potential: Potential, system: System) -> AllPairs | NeighborList:
     return NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 10.0)
 
 
-def cell_fits(potential: Potential, system: System) -> Bool[Array, ""]:
-    """Whether every pair has at most one image within its cutoff, as the minimum image needs."""
-    reach = potential.reach(system)
+def sized(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
+    """The pairs of a concrete system, by a list that has grown until it holds them all.
+
+    Where the cell is too narrow for a list with a skin, or the potential has no end, all pairs.
+    """
+    if isinstance(kind, NeighborList) and not (
+        bool(kind.fits(potential, system)) and bool(jnp.isfinite(potential.reach(system)))
+    ):
+        kind = AllPairs()
+    for _ in range(8):
+        neighbors = build(kind, potential, system)
+        if not bool(neighbors.overflow):
+            return neighbors
+        kind = kind.grown(neighbors)
+    raise NeighborOverflow(
+        f"the neighbor list still overflows with {kind}; the particles are packed far denser "
+        "than the cutoff allows for: check the diameters and the box"
+    )
+
+
+@eqx.filter_jit
+def build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
+    """`kind.build`, compiled."""
+    return kind.build(potential, system)
+
+
+def _one_image(distance: Float[Array, ""], system: System) -> Bool[Array, ""]:
     if system.box is None:
-        return jnp.asarray(True)
-    return ~jnp.isfinite(reach) | (jnp.min(system.heights) >= 2.0 * reach)
+        return ~jnp.isnan(distance)
+    return jnp.isposinf(distance) | (jnp.min(system.heights) >= 2.0 * distance)
 
 
 def _candidates(

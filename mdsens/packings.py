@@ -34,6 +34,8 @@ def random_packing(
         raise InvalidInput(f"{n} particles cannot have {len(sizes)} different diameters")
     if sizes.ndim != 1 or not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
         raise InvalidInput(f"diameters must be positive lengths, not {tuple(diameters)}")
+    if seed < 0:
+        raise InvalidInput(f"seed must not be negative, as {seed} is")
     if not (math.isfinite(packing_fraction) and packing_fraction > 0):
         raise InvalidInput(f"packing_fraction must be positive, not {packing_fraction}")
     species = np.concatenate([np.full(len(part), k) for k, part in enumerate(np.array_split(np.arange(n), len(sizes)))])

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from . import implicit, linear_solvers, neighbors, validation
 from .certificate import Certificate, certify
-from .errors import NeighborOverflow, NotConverged
+from .errors import NotConverged
 from .hessian import gradient
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
@@ -26,7 +26,7 @@ from .system import System
 MOST_STEPS_UNSEEN = 1000
 """Outside `jit` the host looks at least this often, and more often for large systems, whose steps take longer."""
 
-LONGEST_MOVE = 0.2
+LONGEST_MOVE = 0.07
 """No particle moves further in one step than this fraction of the mean diameter."""
 
 
@@ -58,7 +58,7 @@ class Equilibrium(eqx.Module):
     @property
     def neighbors(self) -> Neighbors:
         """The pairs that may interact at the relaxed positions."""
-        return _build(self.kind, *jax.lax.stop_gradient((self.potential, self.system)))
+        return neighbors.build(self.kind, *jax.lax.stop_gradient((self.potential, self.system)))
 
     @property
     def forces(self) -> Float[Array, "n d"]:
@@ -110,12 +110,13 @@ class Relaxation:
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
         potential = potential.in_precision_of(system)
+        validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
         concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(start))
         end = self._driven(*start) if concrete else self._traced(*start)
 
-        fits = neighbors.cell_fits(*start)
-        converged = (end.max_force <= self.tolerance) & ~end.neighbors.overflow & fits
+        sound = end.neighbors.kind.fits(*start) & potential.covers(system) & ~end.neighbors.overflow
+        converged = (end.max_force <= self.tolerance) & sound
         positions = end.positions
         if self.throw and not concrete:
             positions = jnp.where(converged, positions, jnp.nan)
@@ -135,62 +136,74 @@ class Relaxation:
         )
 
     def sized_for(self, potential: Potential, system: System) -> Relaxation:
-        """The same with a neighbor list that has room for a system like this one, to be used under `jit`."""
-        list_ = self._list_for(potential.in_precision_of(system), system)
-        return dataclasses.replace(self, neighbors=list_.kind)
+        """The same with a neighbor list that has room for a system like this one, to be used under `jit`.
 
-    def _list_for(self, potential: Potential, system: System, kind: AllPairs | NeighborList | None = None) -> Neighbors:
-        """A list that did not overflow; concrete arrays only."""
-        kind = kind or self.neighbors or neighbors.automatic(potential, system)
-        for _ in range(8):
-            list_ = _build(kind, potential, system)
-            if not bool(list_.overflow):
-                return list_
-            kind = kind.grown(list_)
-        raise NeighborOverflow(
-            f"the neighbor list still overflows with {kind}; the particles are packed far denser "
-            "than the cutoff allows for: check the diameters and the box"
-        )
+        There is a quarter to spare. Where particles will come together, ask for a system that is at rest.
+        """
+        kind = self.neighbors or neighbors.automatic(potential, system)
+        list_ = neighbors.sized(kind, potential.in_precision_of(system), system)
+        return dataclasses.replace(self, neighbors=list_.kind.grown(list_))
 
     def _driven(self, potential: Potential, system: System) -> Descent:
         """The host drives: lists grow when they must, progress is reported, failures are raised."""
         validation.check_system(potential, system)
-        list_ = self._list_for(potential, system)
+        kind = self.neighbors or neighbors.automatic(potential, system)
+        list_ = neighbors.sized(kind, potential, system)
         run = _start(self.minimizer, potential, system, list_)
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(system)
-        unseen = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n))
+        unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n)), False
+        next_look, force_at_last_look = MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
-                run = run.with_list(self._list_for(potential, here, run.neighbors.kind))
-            elif int(run.steps) % MOST_STEPS_UNSEEN < unseen:
-                validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+                run = run.with_list(neighbors.sized(run.neighbors.kind, potential, here))
+            if self.throw and (stuck or int(run.steps) >= next_look):
+                if float(run.max_force) > 0.5 * force_at_last_look:
+                    validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+                next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
-            run = _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, pause, system))
+            after = _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, pause, system))
+            if stuck and int(after.steps) == int(run.steps):
+                break
+            run, stuck = after, int(after.steps) == int(run.steps)
             if self.progress is not None:
                 self.progress(int(run.steps), float(run.max_force))
         if self.throw and not float(run.max_force) <= self.tolerance:
-            raise NotConverged(
-                f"the largest force component is {float(run.max_force):.3g} after {int(run.steps)} steps of "
-                f"{type(self.minimizer).__name__}, not below the tolerance {self.tolerance:.3g}; give more steps "
-                "(max_steps) or a larger tolerance, or take the unfinished result with throw=False"
-            )
+            raise self._not_converged(run)
         return run
+
+    def _not_converged(self, run: Descent) -> NotConverged:
+        where = f"after {int(run.steps)} steps of {type(self.minimizer).__name__}"
+        if not np.isfinite(run.max_force):
+            return NotConverged(
+                f"the forces are no longer finite {where}; the steps are too long for this potential (dt_max, "
+                "step_size), or its energy has no finite derivative somewhere"
+            )
+        return NotConverged(
+            f"the largest force component is {float(run.max_force):.3g} {where}, not below the tolerance "
+            f"{self.tolerance:.3g}; give more steps (max_steps, --max-steps) or a larger tolerance; in Python, "
+            "throw=False hands over the unfinished result"
+        )
 
     def _traced(self, potential: Potential, system: System) -> Descent:
         """All on the device, with sizes fixed; an overflow stops the descent and is left in the result."""
         kind = self.neighbors or neighbors.automatic(potential, system)
 
-        def unfinished(run: Descent) -> Bool[Array, ""]:
-            return (run.max_force > self.tolerance) & (run.steps < self.max_steps) & ~run.neighbors.overflow
+        def unfinished(carry: tuple[Descent, Bool[Array, ""]]) -> Bool[Array, ""]:
+            run, stuck = carry
+            going = (run.max_force > self.tolerance) & (run.steps < self.max_steps)
+            return going & ~run.neighbors.overflow & ~stuck
 
-        def refresh_and_descend(run: Descent) -> Descent:
+        def refresh_and_descend(carry: tuple[Descent, Array]) -> tuple[Descent, Bool[Array, ""]]:
+            run, _ = carry
             run = run.with_list(kind.build(potential, system.replace(positions=run.positions)))
-            return _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, self.max_steps, system))
+            limits = _limits(self.tolerance, self.max_steps, system)
+            after = _descend(self.minimizer, potential, system, run, *limits)
+            return after, after.steps == run.steps
 
         run = _start(self.minimizer, potential, system, kind.build(potential, system))
-        return jax.lax.while_loop(unfinished, refresh_and_descend, run)
+        return jax.lax.while_loop(unfinished, refresh_and_descend, (run, jnp.asarray(False)))[0]
 
 
 class Descent(eqx.Module):
@@ -211,11 +224,6 @@ class Descent(eqx.Module):
 
 
 _gradient = eqx.filter_jit(gradient)
-
-
-@eqx.filter_jit
-def _build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
-    return kind.build(potential, system)
 
 
 @eqx.filter_jit

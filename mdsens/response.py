@@ -78,7 +78,7 @@ def sensitivity(equilibrium: Equilibrium, wrt: str, progress: Callable[[int, int
     if not np.isfinite(response).all():
         raise SolveFailed(
             f"the linear solve for the response to {wrt} left too large a residual; the packing may have "
-            "floppy modes beyond rattlers: use linear_solver=mdsens.linear_solvers.dense()"
+            "floppy modes beyond rattlers: use the dense solver (linear_solvers.dense(), --linear-solver dense)"
         )
     scale = np.max(np.concatenate(pushes))
     return Sensitivity(

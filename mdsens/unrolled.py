@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from . import linear_solvers, neighbors
+from . import linear_solvers, neighbors, validation
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
 from .potentials import Potential
@@ -23,9 +23,10 @@ class Unrolled:
     """Relaxes by a fixed number of steps, and differentiates every one of them.
 
     **Arguments:** `steps` of `minimizer`; `tolerance`, for `converged` alone; `neighbors` as in
-    `Relaxation`. Reverse mode keeps the state of all steps in memory. The derivative is that of the
-    path, not of the minimum: it depends on the initial positions, and need not settle as steps grow.
-    As in `Relaxation`, the initial positions follow a change of the box.
+    `Relaxation`, but not grown once the loop runs: an overflow makes the result NaN. Reverse mode
+    keeps the state of all steps in memory. The derivative is that of the path, not of the minimum: it
+    depends on the initial positions, and need not settle as steps grow. As in `Relaxation`, the
+    initial positions follow a change of the box.
     """
 
     steps: int
@@ -38,8 +39,15 @@ class Unrolled:
         if system.box is not None:
             fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
             system = system.replace(positions=fractions @ system.box)
+        validation.check_shapes(potential)
         kind = self.neighbors or neighbors.automatic(potential, system)
+        start = jax.lax.stop_gradient((potential, system))
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(start)):
+            validation.check_system(*start)
+            list_ = neighbors.sized(kind, *start)
+            kind = list_.kind.grown(list_)
         positions, list_, overflow = _run(self, kind, potential, system)
+        positions = positions * jnp.where(overflow | ~kind.fits(*start) | ~potential.covers(system), jnp.nan, 1.0)
         relaxed = system.replace(positions=positions)
         energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
         max_force = jnp.max(jnp.abs(slope))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .errors import InvalidInput
 from .hessian import gradient
-from .neighbors import Neighbors, cell_fits
+from .neighbors import AllPairs, Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
 
@@ -40,24 +40,30 @@ def check_system(potential: Potential, system: System) -> None:
     for leaf in jax.tree.leaves(potential):
         if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
-    if isinstance(potential, PairPotential):
-        _check_pair_matrices(potential, system)
-    if system.box is not None and not bool(cell_fits(potential, system)):
+    if bool(jnp.min(system.species) < 0) or not bool(potential.covers(system)):
+        raise InvalidInput(
+            f"species reach from {int(jnp.min(system.species))} to {int(jnp.max(system.species))}, and the matrices of "
+            f"{type(potential).__name__} have no row for each of them, from 0 on"
+        )
+    if isinstance(potential, PairPotential) and potential.sigma is not None and bool(jnp.any(potential.sigma <= 0)):
+        raise InvalidInput("sigma must be a positive length")
+    if not bool(AllPairs().fits(potential, system)):
         raise InvalidInput(
             f"the cell is too small for the cutoff: its smallest height is {float(jnp.min(system.heights)):.6g}, "
             f"and it must be at least twice the cutoff {float(potential.reach(system)):.6g}; repeat the cell"
         )
 
 
-def _check_pair_matrices(potential: PairPotential, system: System) -> None:
-    kinds = int(np.max(system.species)) + 1
-    if int(np.min(system.species)) < 0:
-        raise InvalidInput("species must not be negative")
-    for leaf in jax.tree.leaves(potential):
-        if leaf.ndim not in (0, 2) or (leaf.ndim == 2 and (leaf.shape[0] != leaf.shape[1] or leaf.shape[0] < kinds)):
+def check_shapes(potential: Potential) -> None:
+    """Parameters of a pair potential are numbers or square matrices of one size; known also under `jit`."""
+    if not isinstance(potential, PairPotential):
+        return
+    shapes = {leaf.shape for leaf in jax.tree.leaves(potential)} - {()}
+    for shape in shapes:
+        if len(shape) != 2 or shape[0] != shape[1] or len(shapes) > 1:
             raise InvalidInput(
-                f"a parameter of {type(potential).__name__} has shape {list(leaf.shape)}; it must be one number, "
-                f"or a square matrix with a row for each of the {kinds} species"
+                f"a parameter of {type(potential).__name__} has shape {list(shape)}; it must be one number, or a "
+                "square matrix with a row for each species, of the same size for all parameters"
             )
 
 

@@ -91,6 +91,12 @@ def test_a_plain_xyz_is_an_open_system(tmp_path):
     assert flat.dim == 2
 
 
+def test_a_packing_in_space_is_not_flattened(tmp_path):
+    mdsens.write(tmp_path / "p.extxyz", mdsens.random_packing(8, 3))
+    with pytest.raises(mdsens.InvalidInput, match="different z"):
+        mdsens.read(tmp_path / "p.extxyz", dim=2)
+
+
 def test_other_formats_go_through_ase(tmp_path):
     system = mdsens.random_packing(8, 3)
     mdsens.write(tmp_path / "packing.cif", system)

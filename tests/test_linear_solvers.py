@@ -44,6 +44,14 @@ def test_dense_finds_zero_modes_that_nobody_named():
     np.testing.assert_allclose(u.ravel(), np.linalg.pinv(flat) @ b.ravel(), atol=1e-12)
 
 
+def test_a_sloppy_solver_of_ones_own_gives_no_number():
+    rest = jammed_with_rattlers(0.9)
+    loose = rattlers(rest.potential, rest.system, rest.neighbors)
+    arguments = hessian(rest.potential, rest.system, rest.neighbors), known_zero_modes(rest.system, loose)
+    b = jnp.asarray(np.random.default_rng(0).normal(size=rest.positions.shape))
+    assert np.isnan(implicit.solve(*arguments, b, lx.Normal(lx.CG(1e-2, 1e-2, max_steps=3)))).all()
+
+
 @pytest.mark.parametrize("name", ["CG", "BiCGSTAB", "GMRES"])
 def test_an_iteration_that_cannot_succeed_gives_no_number(name):
     matrix, no_modes = chain(6, 2.0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import mdsens
 from conftest import settled
-from mdsens.neighbors import AllPairs, NeighborList, cell_fits
+from mdsens.neighbors import AllPairs, NeighborList
 
 CELLS = {
     "square": np.eye(2) * 9.0,
@@ -131,5 +131,38 @@ def test_a_loop_over_systems_of_one_shape_compiles_its_list_once(compilations):
 
 def test_the_cell_must_be_twice_the_cutoff():
     system = mdsens.System(np.zeros((1, 2)), [[3.0, 0.0], [1.0, 2.0]], 1.0)
-    assert bool(cell_fits(mdsens.SoftSphere(), system))
-    assert not bool(cell_fits(mdsens.LennardJones(), system))
+    assert bool(AllPairs().fits(mdsens.SoftSphere(), system))
+    assert not bool(NeighborList(skin=0.1).fits(mdsens.SoftSphere(), system))
+    assert not bool(AllPairs().fits(mdsens.LennardJones(), system))
+
+
+def test_in_a_cell_too_narrow_for_the_skin_no_pair_is_missed():
+    """Three particles in a skewed cell whose nearest images the rounding of fractions does not find."""
+    system = mdsens.System([[0.0, 0.0], [0.0, 1.02], [0.0, -0.93]], [[2.6, 0.0], [1.3, 2.02]], 1.0)
+    by_list, by_all = (
+        mdsens.Relaxation(tolerance=1e-11, neighbors=kind)(mdsens.SoftSphere(), system)
+        for kind in (NeighborList(), AllPairs())
+    )
+    np.testing.assert_allclose(by_list.positions, by_all.positions, atol=1e-9)
+    inside = jax.jit(mdsens.Relaxation(neighbors=NeighborList()))(mdsens.SoftSphere(), system)
+    assert not bool(inside.converged)
+
+
+def test_a_particle_far_away_from_all_others_is_no_trouble():
+    grid = np.stack(np.meshgrid(np.arange(16.0), np.arange(16.0)), -1).reshape(-1, 2) * 2
+    rest = mdsens.Relaxation()(mdsens.SoftSphere(), mdsens.System(np.concatenate([grid, [[1e6, 0.0]]]), None, 1.0))
+    assert float(rest.energy) == 0.0
+
+
+def test_positions_that_leave_no_digits_end_in_an_error_and_not_in_a_loop():
+    with jax.enable_x64(False):
+        system = mdsens.random_packing(300)
+        away = system.replace(positions=system.positions + 1e6)
+        with pytest.raises(mdsens.MdsensError):
+            mdsens.Relaxation(tolerance=1e-4)(mdsens.SoftSphere(), away)
+
+
+@pytest.mark.parametrize("options", [{"skin": -0.3}, {"skin": 0.0}, {"pairs_per_particle": 0.0}, {"per_cell": 0}])
+def test_lists_without_sense_are_refused(options):
+    with pytest.raises(mdsens.InvalidInput):
+        NeighborList(**options)

@@ -31,7 +31,14 @@ def test_a_seed_says_everything():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"dim": 4}, {"n": 1}, {"diameters": (1.0, -1.0)}, {"packing_fraction": 0.0}, {"packing_fraction": np.nan}],
+    [
+        {"dim": 4},
+        {"n": 1},
+        {"diameters": (1.0, -1.0)},
+        {"packing_fraction": 0.0},
+        {"packing_fraction": np.nan},
+        {"seed": -1},
+    ],
 )
 def test_no_packing_from_nonsense(arguments):
     with pytest.raises(mdsens.InvalidInput):

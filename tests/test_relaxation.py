@@ -113,7 +113,8 @@ def test_what_cannot_be_relaxed_is_refused_in_one_sentence(spoil, message):
 @pytest.mark.parametrize(
     ("potential", "message"),
     [
-        (mdsens.SoftSphere(epsilon=[[1.0]]), "row for each of the 2 species"),
+        (mdsens.SoftSphere(epsilon=jnp.ones((1, 1)), alpha=jnp.ones((2, 2))), "same size"),
+        (mdsens.SoftSphere(sigma=-1.0), "sigma must be"),
         (mdsens.SoftSphere(epsilon=[1.0, 2.0]), "one number"),
         (mdsens.SoftSphere(alpha=float("nan")), "not all finite"),
     ],
@@ -121,6 +122,35 @@ def test_what_cannot_be_relaxed_is_refused_in_one_sentence(spoil, message):
 def test_parameters_that_fit_no_system_are_refused(potential, message):
     with pytest.raises(mdsens.InvalidInput, match=message):
         mdsens.Relaxation()(potential, mdsens.random_packing(32))
+
+
+def test_species_beyond_the_matrices_are_refused_and_inside_jit_not_a_number():
+    system, potential = (
+        mdsens.random_packing(32, diameters=(1.0, 0.8, 0.6)),
+        mdsens.SoftSphere(epsilon=jnp.ones((2, 2))),
+    )
+    with pytest.raises(mdsens.InvalidInput, match="species reach from 0 to 2"):
+        mdsens.Relaxation()(potential, system)
+    assert np.isnan(jax.jit(mdsens.Relaxation())(potential, system).energy)
+
+
+def test_integers_are_numbers_too_and_a_stiffness_of_zero_is_none():
+    class Hertz(mdsens.PairPotential):
+        epsilon: float
+
+        def pair_energy(self, r, sigma):
+            return self.epsilon * jnp.maximum(1 - r / sigma, 1e-30) ** 2.5
+
+        def cutoff(self, sigma):
+            return sigma
+
+    rest = mdsens.Relaxation(tolerance=1e-9)(Hertz(2), settled())
+    assert bool(rest.converged)
+
+
+def test_throw_false_never_raises():
+    beyond = mdsens.Relaxation(tolerance=1e-30, max_steps=3000, throw=False)(SPHERES, mdsens.random_packing(32))
+    assert not bool(beyond.converged)
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"tolerance": float("nan")}, {"max_steps": 0}])
@@ -158,6 +188,17 @@ def test_the_certificate_tells_and_exports_what_is_known():
     assert certificate.as_dict()["zero_modes"] == certificate.zero_modes
     text = str(certificate)
     assert "a minimum" in text and f"rattlers          {len(certificate.rattlers)}" in text
+
+
+def test_a_chain_that_could_buckle_is_a_saddle_and_not_a_set_of_rattlers():
+    """Three disks in a row across the cell, pressed together: two contacts each, and force in all of them."""
+    chain = mdsens.System([[0.0, 1.0], [0.95, 1.0], [1.9, 1.0]], [2.85, 5.0], 1.0)
+    rest = mdsens.Relaxation()(SPHERES, chain)
+    assert float(rest.energy) == pytest.approx(3 * 0.5 * 0.05**2)
+    assert rest.certificate.rattlers == () and not rest.certificate.minimum
+    moved = jax.jacfwd(lambda D: mdsens.Relaxation()(SPHERES, chain.replace(diameters=D)).positions)(chain.diameters)
+    # each contact has stiffness 1/σ², and the middle one of three equal springs in series gives way
+    assert np.abs(moved).max() > 0.1
 
 
 def test_a_saddle_is_called_one():

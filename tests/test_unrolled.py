@@ -54,5 +54,7 @@ def test_a_list_is_renewed_within_the_loop():
     moved = np.linalg.norm(by_all.positions - system.positions, axis=1).max()
     assert moved > 0.2  # half the skin: without a new list some pair would be missed
     np.testing.assert_allclose(by_list.positions, by_all.positions, atol=1e-8)
-    tight = NeighborList(pairs_per_particle=0.2, per_cell=1)
-    assert bool(mdsens.Unrolled(steps=5, neighbors=tight)(SPHERES, system).overflow)
+    tight = mdsens.Unrolled(steps=5, neighbors=NeighborList(skin=0.4, pairs_per_particle=0.2, per_cell=1))
+    assert not bool(tight(SPHERES, system).overflow)
+    inside = jax.jit(tight)(SPHERES, system)
+    assert bool(inside.overflow) and np.isnan(inside.positions).all()

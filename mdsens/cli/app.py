@@ -112,7 +112,7 @@ def version(
 @app.command()
 def demo(
     output: OutputFolder,
-    seed: Annotated[int, typer.Option(help="Of the initial positions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial positions.")] = 0,
     device: DeviceOption = Device.auto,
 ) -> None:
     """The experiment of Blondel et al. (2021): 128 soft spheres in two dimensions, half of diameter 1, half of

@@ -25,8 +25,8 @@ def parameter(**options: Any) -> Any:
 
 
 def is_parameter(leaf: Any) -> bool:
-    """Whether a leaf of a potential can be differentiated: a float or an array of floats."""
-    return isinstance(leaf, float) or eqx.is_inexact_array(leaf)
+    """Whether a leaf of a potential can be differentiated: a number or an array of floats."""
+    return (isinstance(leaf, int | float) and not isinstance(leaf, bool)) or eqx.is_inexact_array(leaf)
 
 
 class Potential(eqx.Module):
@@ -43,6 +43,10 @@ class Potential(eqx.Module):
     def stiffness(self, system: System) -> Scalar:
         """A typical second derivative, energy per length², by which minimizers measure their steps."""
         return jnp.asarray(1.0, system.positions.dtype)
+
+    def covers(self, system: System) -> Bool[Array, ""]:
+        """Whether there are parameters for all species of a system."""
+        return jnp.asarray(True)
 
     def in_precision_of(self, system: System) -> Self:
         """The same potential with every parameter an array in the precision of the positions."""
@@ -105,10 +109,16 @@ class PairPotential(Potential):
         potential, axes, sigma = self.for_species(i, j, largest[i], largest[j])
         return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
 
+    def covers(self, system: System) -> Bool[Array, ""]:
+        count = self._species_told_apart
+        return jnp.asarray(True) if count == 1 else jnp.all((system.species >= 0) & (system.species < count))
+
     def stiffness(self, system: System) -> Scalar:
         potential, axes, sigma = self.for_particles(system, jnp.arange(system.n), jnp.arange(system.n))
-        like_pairs = jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma)
-        return jnp.exp(jnp.mean(jnp.log(jnp.abs(like_pairs))))
+        like_pairs = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
+        stiff = jnp.isfinite(like_pairs) & (like_pairs > 0.0)
+        logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, like_pairs, 1.0)), 0.0)
+        return jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
 
     def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
         """The distance up to which each of the pairs (i, j) interacts."""

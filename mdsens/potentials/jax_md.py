@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ class JaxMD(Potential):
       given follows the system's cell, so that the box is differentiable too.
     - `from_system`: a function of the System that returns further keyword arguments, such as
       `lambda system: {"sigma": system.diameters}`.
-    - every other keyword is a parameter: a leaf of the pytree if it is numeric, passed on as it is if not.
+    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused.
+    - every other keyword is a parameter: a leaf of the pytree, made a float, if it is a number or an array of
+      floats; passed on as it is if not. (`functools.partial` the factory with integers that must stay integers.)
 
     jax-md evaluates such a function over all pairs (or triples) of particles: for hundreds of
     particles, not for thousands.
@@ -35,19 +38,25 @@ class JaxMD(Potential):
     parameters: dict[str, Any]
     factory: Callable[..., Any] = eqx.field(static=True)
     from_system: Callable[[System], dict[str, Any]] | None = eqx.field(static=True)
+    range: float = eqx.field(static=True)
 
     def __init__(
         self,
         factory: Callable[..., Any],
         from_system: Callable[[System], dict[str, Any]] | None = None,
+        range: float = math.inf,
         **parameters: Any,
     ) -> None:
         self.factory = factory
         self.from_system = from_system
+        self.range = range
         self.parameters = {
             name: jax.numpy.asarray(value, dtype=float) if is_parameter(value) else value
             for name, value in parameters.items()
         }
+
+    def reach(self, system: System) -> Scalar:
+        return jax.numpy.asarray(self.range, system.positions.dtype)
 
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:
         def displacement(a: Array, b: Array, **_: Any) -> Array:
