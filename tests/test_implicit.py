@@ -45,10 +45,12 @@ def test_a_loss_on_raw_positions_has_the_right_gradient_with_every_solver(solver
 
     expected = np.einsum("nd,ndk->k", weights, reference_of(rest).response_to_diameters())
     reverse = jax.grad(loss)(rest.system.diameters)
-    assert relative(reverse, expected) < 1e-7
+    exact = solver == "dense"  # an iteration stops at a residual of 1e-11, and soft modes magnify what is left
+    assert relative(reverse, expected) < (1e-8 if exact else 1e-6)
     direction = jnp.cos(jnp.arange(128.0))
     _, forward = jax.jvp(loss, (rest.system.diameters,), (direction,))
-    assert float(forward) == pytest.approx(float(reverse @ direction), rel=1e-9)
+    size = float(jnp.linalg.norm(reverse) * jnp.linalg.norm(direction))
+    assert abs(float(forward) - float(reverse @ direction)) < (1e-10 if exact else 1e-7) * size
 
 
 def test_jit_and_vmap_give_the_same_derivatives():
