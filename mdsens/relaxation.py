@@ -112,7 +112,7 @@ class Relaxation:
         potential = potential.in_precision_of(system)
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
-        concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(start))
+        concrete = validation.is_concrete(start)
         end = self._driven(*start) if concrete else self._traced(*start)
 
         sound = end.neighbors.kind.fits(*start) & potential.covers(system) & ~end.neighbors.overflow

@@ -42,7 +42,7 @@ class Unrolled:
         validation.check_shapes(potential)
         kind = self.neighbors or neighbors.automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(start)):
+        if validation.is_concrete(start):
             validation.check_system(*start)
             list_ = neighbors.sized(kind, *start)
             kind = list_.kind.grown(list_)
