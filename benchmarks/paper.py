@@ -25,6 +25,7 @@ from mdsens.relaxation import steps_of
 
 FIRE = mdsens.FIRE()
 THETA = 0.6
+RULE = implicit.Rule(linear_solvers.dense(), strict=False)
 
 
 def with_theta(system, theta):
@@ -57,7 +58,7 @@ def implicit_norm(potential, system, x):
 
     def at_rest(theta):
         here = with_theta(system, theta).replace(positions=x)
-        return implicit.positions_at_rest(here, potential, pairs, linear_solvers.dense())
+        return implicit.positions_at_rest(here, potential, pairs, RULE, jnp.asarray(1.0))
 
     force = jnp.max(jnp.abs(gradient(potential, with_theta(system, THETA).replace(positions=x), pairs)))
     return jnp.sum(jnp.abs(jax.jvp(at_rest, (THETA,), (1.0,))[1])), force

@@ -12,6 +12,7 @@ _HOME = {
     "AllPairs": "neighbors",
     "Certificate": "certificate",
     "Equilibrium": "relaxation",
+    "Event": "path",
     "FIRE": "minimizers",
     "GradientDescent": "minimizers",
     "InvalidInput": "errors",
@@ -22,8 +23,12 @@ _HOME = {
     "Morse": "potentials",
     "NeighborList": "neighbors",
     "NeighborOverflow": "errors",
+    "NotAMinimum": "errors",
     "NotConverged": "errors",
+    "NotDifferentiable": "errors",
+    "NotRigid": "errors",
     "PairPotential": "potentials",
+    "Path": "path",
     "Potential": "potentials",
     "Relaxation": "relaxation",
     "Sensitivity": "response",
@@ -31,10 +36,13 @@ _HOME = {
     "SolveFailed": "errors",
     "System": "system",
     "Unrolled": "unrolled",
+    "Validity": "interval",
     "Yukawa": "potentials",
+    "follow": "path",
     "random_packing": "packings",
     "read": "io",
     "sensitivity": "response",
+    "validity": "interval",
     "write": "io",
 }
 _ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials")
@@ -44,11 +52,22 @@ __all__ = [*_HOME, *_ROOMS]
 if TYPE_CHECKING:
     from . import errors, implicit, linear_solvers, minimizers, plotting, potentials
     from .certificate import Certificate
-    from .errors import InvalidInput, MdsensError, NeighborOverflow, NotConverged, SolveFailed
+    from .errors import (
+        InvalidInput,
+        MdsensError,
+        NeighborOverflow,
+        NotAMinimum,
+        NotConverged,
+        NotDifferentiable,
+        NotRigid,
+        SolveFailed,
+    )
+    from .interval import Validity, validity
     from .io import read, write
     from .minimizers import FIRE, GradientDescent, JaxMDMinimizer
     from .neighbors import AllPairs, NeighborList
     from .packings import random_packing
+    from .path import Event, Path, follow
     from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, Yukawa
     from .relaxation import Equilibrium, Relaxation
     from .response import Sensitivity, sensitivity

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from typing import TYPE_CHECKING, Any
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from .hessian import hessian, known_zero_modes, rattlers
-from .linear_solvers import DENSE_UP_TO, spectral_cut
-from .potentials import PairPotential
+from . import implicit
+from .contacts import standing
+from .curvature import lowest_curvature
+from .errors import SolveFailed
+from .hessian import Hessian, gradient, hessian
+from .linear_solvers import DENSE_UP_TO, projected, spectral_cut
+from .neighbors import Neighbors
+from .potentials import PairPotential, Potential
+from .system import System
+from .zero_modes import ZeroModes, known_zero_modes
 
 if TYPE_CHECKING:
     from .relaxation import Equilibrium
@@ -19,79 +29,258 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What is known of a point at rest. Energies and lengths in the system's own units.
+    """What is known of a point at rest. Energies, forces and lengths in the system's own units.
 
-    `zero_modes` counts the directions without curvature, d for each rattler and the global
-    translations among them. `softest` is the smallest positive curvature, None if there is none, and
-    `minimum` whether none is negative; both are None where the system is too large for a dense
-    diagonalization, and `zero_modes` then counts those known without one. `contact_number` is the mean over the
-    particles that are no rattlers; None for a potential that is no sum over pairs.
+    **At rest:** `converged`, `max_force` (the largest force component left), the `tolerance` and the
+    `force_scale` (the mean force in a contact) it is compared with; `steps`, and `escapes`, the
+    saddles left on the way; `energy`.
+
+    **Stationary point:** `minimum` is False where a `negative` curvature was found. `softest` is the
+    smallest positive curvature, `stiffest` the largest, energy per length², `condition` their ratio; None
+    if there are none. `exact` says that they are eigenvalues; else `softest` is an upper bound, `stiffest` and
+    `condition` lower ones, by Lanczos' method.
+
+    **Zero modes:** `zero_modes` in all: `translations` and `rotations` of the `clusters`, d for each of the
+    `rattlers` (their ids), and `floppy` others; None where they were not counted, for want of a dense matrix.
+
+    **Contacts**, of a sum over pairs, rattlers left out: the mean `contact_number`, and the `isostatic` one
+    of as many frictionless spheres, 2d - 2(d-1)/N (Goodrich, Liu and Nagel, Phys. Rev. Lett. 109, 095704
+    (2012)); `smallest_overlap` and `smallest_gap`, as fractions of the contact distance (the gap among the
+    pairs on the neighbor list); `marginal`, the pairs too near to touching to tell, where the
+    response is one-sided.
+
+    **Thorough only:** `distance`, how far the particle that is farthest off is from the true minimum, by a Newton
+    step; `solve_residual`, that of its linear solve, and `null_part`, the part of the forces in the
+    null space, as on rattlers, which nothing can balance; both relative to the forces.
     """
 
     converged: bool
     max_force: float
     tolerance: float
+    force_scale: float | None
     steps: int
+    escapes: int
     energy: float
+    minimum: bool
+    negative: float | None
+    softest: float | None
+    stiffest: float | None
+    condition: float | None
+    exact: bool
     zero_modes: int
+    translations: int
+    rotations: int
+    clusters: int
+    floppy: int | None
     rattlers: tuple[int, ...]
     contact_number: float | None
-    softest: float | None
-    minimum: bool | None
+    isostatic: float | None
+    smallest_overlap: float | None
+    smallest_gap: float | None
+    marginal: tuple[tuple[int, int], ...]
+    distance: float | None = None
+    solve_residual: float | None = None
+    null_part: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """`minimum`, `saddle`, `flat` where nothing is held, or `unknown` where the system is not at rest."""
+        if not self.converged:
+            return "unknown"
+        if self.softest is None and self.minimum:
+            return "flat"
+        return "minimum" if self.minimum else "saddle"
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """For JSON: what is not finite is None."""
+        facts = dataclasses.asdict(self) | {"kind": self.kind}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2)
 
     def __str__(self) -> str:
-        ids = ", ".join(map(str, self.rattlers[:8])) + (" …" if len(self.rattlers) > 8 else "")
+        return "\n".join(f"{name:<17} {value}" for name, value in self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        scale = "" if self.force_scale is None else f", mean contact force {self.force_scale:.2g}"
+        left = "" if not self.escapes else f", after leaving {_many(self.escapes, 'saddle')}"
+        others = "others not counted" if self.floppy is None else f"{self.floppy} floppy"
+        held = f"{_many(self.translations, 'translation')}, {_many(self.rotations, 'rotation')} of "
+        held += f"{_many(self.clusters, 'cluster')}, {others}, {self.zero_modes - self._without_rattlers} of rattlers"
         rows = [
             ("at rest", f"{'yes' if self.converged else 'NO'} (largest force component {self.max_force:.2g}, "
-                        f"tolerance {self.tolerance:.2g}, {self.steps} steps)"),
+                        f"tolerance {self.tolerance:.2g}{scale}; {self.steps} steps{left})"),
             ("energy", f"{self.energy:.12g}"),
             ("stationary point", self._verdict()),
-            ("zero modes", str(self.zero_modes)),
-            ("rattlers", str(len(self.rattlers)) + (f" ({ids})" if self.rattlers else "")),
+            ("zero modes", f"{self.zero_modes}: {held}"),
+            ("rattlers", _list(self.rattlers)),
         ]  # fmt: skip
         if self.contact_number is not None:
-            rows.append(("contact number", f"{self.contact_number:.4f}"))
-        return "\n".join(f"{name:<17} {value}" for name, value in rows)
+            than = "" if self.isostatic is None else f" (isostatic: {self.isostatic:.4f})"
+            rows.append(("contact number", f"{self.contact_number:.4f}{than}"))
+        if self.smallest_overlap is not None:
+            gap = "" if self.smallest_gap is None else f", smallest gap {self.smallest_gap:.2g}"
+            rows.append(("contacts", f"smallest overlap {self.smallest_overlap:.2g}{gap}, of the contact distance"))
+        if self.marginal:
+            pairs = _list([f"{i}-{j}" for i, j in self.marginal])
+            rows.append(("MARGINAL", f"{pairs} touch to within rounding: the response is one-sided"))
+        if self.distance is not None:
+            solve = f"solved to {self.solve_residual:.1g}, null part of the forces {self.null_part:.1g}"
+            rows.append(("off the minimum", f"by {self.distance:.2g} at most ({solve})"))
+        return rows
+
+    @property
+    def _without_rattlers(self) -> int:
+        return self.translations + self.rotations + (self.floppy or 0)
 
     def _verdict(self) -> str:
-        if self.minimum is None:
-            return "not known (too large to diagonalize)"
-        if self.softest is None:
-            return "flat: nothing is held, and nothing responds"
-        return f"{'a' if self.minimum else 'not a'} minimum, softest curvature {self.softest:.3g}"
+        if self.kind == "unknown":
+            return "none: the system is not at rest"
+        if self.kind == "flat":
+            return "flat: nothing is held, and positions respond to nothing"
+        down = "" if self.negative is None else f"NOT a minimum: a saddle, with a curvature of {self.negative:.3g}"
+        if self.condition is None:
+            return down or "a minimum"
+        about = "" if self.exact else "about "
+        ends = f"curvatures {about}{self.softest:.3g} to {self.stiffest:.3g}, condition {about}{self.condition:.2g}"
+        return down + f" (positive {ends})" if down else f"a minimum ({ends})"
 
 
-def certify(equilibrium: Equilibrium) -> Certificate:
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _list(items: Any) -> str:
+    shown = ", ".join(map(str, items[:8])) + (" …" if len(items) > 8 else "")
+    return f"{len(items)}" + (f" ({shown})" if len(items) else "")
+
+
+def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
     """The certificate of an equilibrium; concrete arrays only."""
-    equilibrium = jax.lax.stop_gradient(equilibrium)
+    equilibrium = equilibrium.frozen
     system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.neighbors
-    loose = rattlers(potential, system, neighbors)
-    backbone = neighbors.only(~loose)
-    zero_modes = int(known_zero_modes(system, loose).count)
-    softest, minimum = None, None
-    if system.positions.size <= DENSE_UP_TO:
-        matrix = hessian(potential, system, backbone).dense().reshape(system.positions.size, -1)
-        curvatures = np.linalg.eigvalsh(np.asarray(matrix))
-        cut = float(spectral_cut(jnp.asarray(curvatures)))
-        zero_modes = int(np.sum(np.abs(curvatures) <= cut))
-        softest = float(min(curvatures[curvatures > cut])) if (curvatures > cut).any() else None
-        minimum = bool(curvatures[0] >= -cut)
-    contact_number = None
-    if isinstance(potential, PairPotential):
-        contacts = int(jnp.sum(potential.pairs(system, backbone).interacts))
-        contact_number = 2.0 * contacts / max(1, int(jnp.sum(~loose)))
+    found = standing(potential, system, neighbors, equilibrium.curvature)
+    modes, matrix = _held(potential, system, neighbors, found.rattlers)
+    facts: dict[str, Any] = _spectrum(equilibrium, neighbors, modes, matrix, thorough)
+    facts |= _contacts(potential, system, neighbors, found.rattlers)
+    if thorough:
+        forces = gradient(potential, system, neighbors)
+        facts |= {key: float(value) for key, value in _newton(matrix, modes, forces, equilibrium.rule.solver).items()}
+    near = np.flatnonzero(found.marginal)
+    held = np.flatnonzero(~np.asarray(found.rattlers))
     return Certificate(
         converged=bool(equilibrium.converged),
         max_force=float(equilibrium.max_force),
         tolerance=float(equilibrium.tolerance),
         steps=int(equilibrium.steps),
+        escapes=int(equilibrium.escapes),
         energy=float(equilibrium.energy),
-        zero_modes=zero_modes,
-        rattlers=tuple(int(i) for i in np.flatnonzero(loose)),
-        contact_number=contact_number,
-        softest=softest,
-        minimum=minimum,
+        translations=int(modes.translations),
+        rotations=int(modes.rotations),
+        clusters=len(np.unique(np.asarray(modes.cluster)[held])),
+        rattlers=tuple(np.flatnonzero(found.rattlers).tolist()),
+        marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in near),
+        **facts,
     )
+
+
+@eqx.filter_jit
+def _held(potential: Potential, system: System, neighbors: Neighbors, loose: Array) -> tuple[ZeroModes, Hessian]:
+    """The zero modes and the Hessian of all that is held."""
+    backbone = neighbors.only(~loose)
+    return known_zero_modes(potential, system, backbone, loose), hessian(potential, system, backbone)
+
+
+def _spectrum(
+    equilibrium: Equilibrium, neighbors: Neighbors, modes: ZeroModes, matrix: Hessian, thorough: bool
+) -> dict[str, Any]:
+    """Curvatures and the number of zero modes: by a dense matrix, or bounds by Lanczos' method."""
+    size = equilibrium.positions.size
+    known = int(modes.count)
+    if size <= DENSE_UP_TO:
+        curvatures = np.linalg.eigvalsh(np.asarray(projected(matrix, modes)))
+        stiffness = float(equilibrium.potential.stiffness(equilibrium.system))
+        cut = float(spectral_cut(jnp.asarray(curvatures))) + 1e3 * float(np.finfo(curvatures.dtype).eps) * stiffness
+        noise = cut + 10.0 * float(equilibrium.max_force) / float(jnp.mean(equilibrium.system.diameters))
+        positive = curvatures[curvatures > cut]
+        zero = int(np.sum(np.abs(curvatures) <= cut))
+        ends = (float(positive[0]), float(positive[-1])) if len(positive) else None
+        lowest, minimum, exact = float(curvatures[0]), bool(curvatures[0] >= -noise), True
+        floppy = max(0, zero - known)
+    else:
+        system, potential = equilibrium.system, equilibrium.potential
+        bounds = lowest_curvature(potential, system, neighbors, equilibrium.max_force)
+        lowest, highest = float(bounds.lowest), float(bounds.highest)
+        softest, minimum, exact, floppy = lowest, not bool(bounds.negative), False, None
+        if thorough and highest > 0.0:
+            softest, exact = _softest(matrix, modes, equilibrium.rule, lowest)
+        ends = (softest, highest) if softest > 0.0 else None
+    return {
+        "minimum": minimum,
+        "negative": None if minimum else lowest,
+        "softest": ends and ends[0],
+        "stiffest": ends and ends[1],
+        "condition": ends and ends[1] / ends[0],
+        "exact": exact,
+        "floppy": floppy,
+        "zero_modes": known + (floppy or 0),
+    }
+
+
+def _softest(matrix: Hessian, modes: ZeroModes, rule: implicit.Rule, bound: float) -> tuple[float, bool]:
+    """The smallest curvature that is not zero, by SciPy's ARPACK on the inverse: some twenty solves; or the bound."""
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    shape = modes.rigid.shape[1:]
+    size = shape[0] * shape[1]
+
+    def apply(v: np.ndarray) -> np.ndarray:
+        solved = np.asarray(_inverse(matrix, modes, jnp.asarray(v.reshape(shape)), rule.solver)).ravel()
+        if not np.isfinite(solved).all():
+            raise SolveFailed("a solve for the softest curvature cannot be trusted")
+        return solved
+
+    try:
+        largest = eigsh(LinearOperator((size, size), apply, dtype=np.dtype(modes.rigid.dtype)), k=1, tol=1e-3)[0][0]
+    except (ArpackError, SolveFailed):
+        return bound, False
+    return 1.0 / float(largest), True
+
+
+@eqx.filter_jit
+def _inverse(matrix: Hessian, modes: ZeroModes, b: Float[Array, "n d"], solver: Any) -> Float[Array, "n d"]:
+    return implicit.solve(matrix, modes, b, solver)
+
+
+@eqx.filter_jit
+def _newton(matrix: Hessian, modes: ZeroModes, forces: Float[Array, "n d"], solver: Any) -> dict[str, Array]:
+    """The step to the true minimum, and how well it was solved for."""
+    step = implicit.solve(matrix, modes, forces, solver)
+    size = jnp.linalg.norm(forces)
+    scale = jnp.where(size > 0.0, size, 1.0)
+    return {
+        "distance": jnp.sqrt(jnp.max(jnp.sum(step**2, axis=-1))),
+        "solve_residual": jnp.linalg.norm(modes.project(matrix.product(step) - forces)) / scale,
+        "null_part": jnp.linalg.norm(forces - modes.project(forces)) / scale,
+    }
+
+
+def _contacts(potential: Potential, system: System, neighbors: Neighbors, loose: Array) -> dict[str, float | None]:
+    """Numbers of the contact network, of the particles that are no rattlers."""
+    nothing = dict.fromkeys(("force_scale", "contact_number", "isostatic", "smallest_overlap", "smallest_gap"))
+    if not isinstance(potential, PairPotential):
+        return nothing
+    pairs = potential.pairs(system, neighbors.only(~loose))
+    touching, listed = np.asarray(pairs.interacts), np.asarray(pairs.listed)
+    gap = np.asarray(pairs.gap / pairs.cutoff)
+    held, d = int(np.sum(~np.asarray(loose))), system.dim
+    apart = gap[listed & ~touching]
+    facts = nothing | {"contact_number": 2.0 * float(touching.sum()) / max(1, held)}
+    if touching.any():
+        facts["force_scale"] = float(np.mean(np.asarray(pairs.force)[touching]))
+    if potential.contact:
+        facts["isostatic"] = 2.0 * d - 2.0 * (d - 1) / held if held else None
+        facts["smallest_overlap"] = float(-gap[touching].max()) if touching.any() else None
+        facts["smallest_gap"] = float(apart.min()) if apart.size else None
+    return facts

@@ -14,6 +14,7 @@ the rule is differentiable in (x, θ) again, so it holds to any order, forward a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -24,32 +25,54 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from . import linear_solvers
-from .hessian import Hessian, ZeroModes, gradient, hessian, known_zero_modes, rattlers
+from .contacts import standing
+from .errors import NotDifferentiable, NotRigid
+from .hessian import Hessian, gradient, hessian
 from .neighbors import Neighbors
 from .potentials import Potential
 from .system import System, reciprocal
+from .zero_modes import ZeroModes, known_zero_modes
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How to differentiate: the linear solver, and what to do where there is no derivative.
+
+    Where nothing is held, or two particles are within rounding of touching, the derivative of the
+    positions is refused, unless `strict` is False: `NotRigid` or `NotDifferentiable` is raised
+    outside `jit`, and inside it is NaN. With `one_sided`, touching counts as it is found: the
+    derivative is the one toward that side.
+    """
+
+    solver: lx.AbstractLinearSolver
+    strict: bool = True
+    one_sided: bool = False
 
 
 @eqx.filter_custom_jvp
 def positions_at_rest(
-    system: System, potential: Potential, neighbors: Neighbors, solver: lx.AbstractLinearSolver
+    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
 ) -> Float[Array, "n d"]:
-    """The positions of a system at rest; their derivative is the response to (potential, diameters, box)."""
+    """The positions of a system at rest; their derivative is the response to (potential, diameters, box).
+
+    `softest` is the lowest curvature there, or a bound for it: how well a residual force lets the positions be known.
+    """
     return system.positions
 
 
 @positions_at_rest.def_jvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    system, potential, neighbors, solver = primals
+    system, potential, neighbors, rule, softest = primals
+    refuse(system, potential, neighbors, rule, softest)
     x = positions_at_rest(*primals)
     sound = _sound(system)
     change = jax.tree.map(lambda t: t * sound, tangents[:2])
-    return x, _response(system.replace(positions=x), potential, change, neighbors, solver) * sound
+    return x, _response(system.replace(positions=x), potential, change, neighbors, rule, softest) * sound
 
 
 @eqx.filter_custom_jvp
 def energy_at_rest(
-    system: System, potential: Potential, neighbors: Neighbors, solver: lx.AbstractLinearSolver
+    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
 ) -> Float[Array, ""]:
     """The energy of a system at rest; since ∇E = 0 there, its first derivative needs no linear solve."""
     return _energy(system, potential, neighbors) * _sound(system)
@@ -57,11 +80,36 @@ def energy_at_rest(
 
 @energy_at_rest.def_jvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    system, potential, neighbors, _solver = primals
+    system, potential, neighbors, _rule, _softest = primals
     moving = system.replace(positions=positions_at_rest(*primals))
     sound = _sound(system)
     change = jax.tree.map(lambda t: t * sound, tangents[:2])
     return energy_at_rest(*primals), _along(_energy, moving, potential, change, neighbors) * sound
+
+
+def refuse(system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]) -> None:
+    """Raises where there is no derivative, as far as the host can see."""
+    if not rule.strict or any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((system, potential, softest))
+    ):
+        return
+    found = standing(potential, system, neighbors, softest)
+    if not bool(found.rigid):
+        raise NotRigid(
+            f"nothing holds the particles (energy {float(_energy(system, potential, neighbors)):.3g}, {system.n} "
+            f"rattlers of {system.n}): their positions do not respond to a parameter in a defined way. Compress the "
+            "packing (packing_fraction), or ask for the energy alone; a packing so close to jamming that its forces "
+            "are no larger than the tolerance wants a smaller one (tolerance, --tolerance)"
+        )
+    if not rule.one_sided and not bool(found.differentiable):
+        k = int(jnp.argmax(found.marginal))
+        i, j, count = int(neighbors.i[k]), int(neighbors.j[k]), int(jnp.sum(found.marginal))
+        raise NotDifferentiable(
+            f"particles {i} and {j}{f' and {count - 1} other pairs' if count > 1 else ''} touch to within what the "
+            "residual forces can tell, and the stiffness jumps there: the response differs from side to side. Relax "
+            "to a smaller tolerance, or ask for one side: mdsens.sensitivity(…, side=+1), "
+            "Relaxation(one_sided=True), --one-sided"
+        )
 
 
 @eqx.filter_jit
@@ -71,10 +119,18 @@ def _energy(system: System, potential: Potential, neighbors: Neighbors) -> Float
 
 @eqx.filter_jit
 def _response(
-    system: System, potential: Potential, change: tuple[Any, Any], neighbors: Neighbors, solver: lx.AbstractLinearSolver
+    system: System,
+    potential: Potential,
+    change: tuple[Any, Any],
+    neighbors: Neighbors,
+    rule: Rule,
+    softest: Float[Array, ""],
 ) -> Float[Array, "n d"]:
-    """dx along a change of (system, potential)."""
-    loose = jax.lax.stop_gradient(rattlers(potential, system, neighbors))
+    """dx along a change of (system, potential); NaN where it is refused."""
+    found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
+    loose, defined = found.rattlers, found.rigid & (found.differentiable | rule.one_sided)
+    sound = jnp.where(defined | (not rule.strict), 1.0, jnp.nan).astype(system.positions.dtype)
+    change = jax.tree.map(lambda t: t * sound, change)
     backbone = neighbors.only(~loose)
 
     def slope(system: System, potential: Potential, neighbors: Neighbors) -> Float[Array, "n d"]:
@@ -82,7 +138,9 @@ def _response(
 
     push = _along(slope, system, potential, change, backbone)
     matrix = hessian(potential, system, backbone)
-    return _affine(system, change[0]) - solve(matrix, known_zero_modes(system, loose), push, solver)
+    relaxing = solve(matrix, known_zero_modes(potential, system, backbone, loose), push, rule.solver)
+    tie = sum((0.0 * jnp.sum(t) for t in jax.tree.leaves(change)), jnp.zeros((), push.dtype))  # so that NaN reaches all
+    return (_affine(system, change[0]) - relaxing) * sound + tie
 
 
 def solve(

@@ -1,6 +1,7 @@
 """The linear solvers offered, all of them lineax's, and the choice between them.
 
-`tolerance` is that of the residual relative to the right-hand side.
+`tolerance` is that of the residual relative to the right-hand side, in each of a few rounds of iterative
+refinement: every solution is improved until the last correction says that it is right.
 """
 
 from __future__ import annotations
@@ -8,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from .hessian import Hessian, ZeroModes
+from .hessian import Hessian
+from .minres import Minres
+from .zero_modes import ZeroModes
 
 DENSE_UP_TO = 1200
 """Degrees of freedom up to which the dense solver is chosen."""
+
+DARK_FROM = 0.02
+"""An eigenvalue between this fraction of the spectral cut and the cut itself is neither zero nor not."""
+
+MOST_ROUNDS = 9
+"""Of iterative refinement. Two suffice, five where the right-hand side has an unknown part in the null space."""
 
 Displacements = Float[Array, "n d"]
 
@@ -27,12 +37,18 @@ def spectral_cut(eigenvalues: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 class PseudoInverse(lx.AbstractLinearSolver):
-    """The minimum-norm solution with a symmetric matrix, by its eigenvectors; finds every zero mode."""
+    """The minimum-norm solution with a symmetric matrix, by its eigenvectors; finds every zero mode.
+
+    Where an eigenvalue lies so little below the cut that it may be a soft mode as well as a zero mode,
+    the answer is NaN.
+    """
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> tuple[Array, Array]:
         eigenvalues, vectors = jnp.linalg.eigh(operator.as_matrix())
-        curved = jnp.abs(eigenvalues) > spectral_cut(eigenvalues)
-        return jnp.where(curved, 1.0 / jnp.where(curved, eigenvalues, 1.0), 0.0), vectors
+        cut, size = spectral_cut(eigenvalues), jnp.abs(eigenvalues)
+        unclear = jnp.any((size <= cut) & (size > DARK_FROM * cut))
+        inverse = jnp.where(size > cut, 1.0 / jnp.where(size > cut, eigenvalues, 1.0), 0.0)
+        return jnp.where(unclear, jnp.nan, inverse), vectors
 
     def compute(
         self, state: tuple[Array, Array], vector: Array, options: dict[str, Any]
@@ -55,33 +71,33 @@ def dense() -> lx.AbstractLinearSolver:
     return PseudoInverse()
 
 
-def cg(tolerance: float = 1e-11, max_steps: int | None = None) -> lx.AbstractLinearSolver:
+def cg(tolerance: float = 1e-8, max_steps: int | None = None) -> lx.AbstractLinearSolver:
     """Conjugate gradients (Hestenes and Stiefel 1952), for a minimum."""
     return lx.CG(rtol=tolerance, atol=tolerance, max_steps=max_steps)
 
 
-def bicgstab(tolerance: float = 1e-11, max_steps: int | None = None) -> lx.AbstractLinearSolver:
+def bicgstab(tolerance: float = 1e-8, max_steps: int | None = None) -> lx.AbstractLinearSolver:
     """BiCGSTAB (van der Vorst 1992), which Blondel et al. (2021) use for this problem."""
     return lx.BiCGStab(rtol=tolerance, atol=tolerance, max_steps=max_steps)
 
 
-def gmres(tolerance: float = 1e-11, max_steps: int | None = None, restart: int = 100) -> lx.AbstractLinearSolver:
+def gmres(tolerance: float = 1e-8, max_steps: int | None = None, restart: int = 100) -> lx.AbstractLinearSolver:
     """Restarted GMRES (Saad and Schultz 1986)."""
     return lx.GMRES(rtol=tolerance, atol=tolerance, max_steps=max_steps, restart=restart)
 
 
+def minres(tolerance: float | None = None, max_steps: int | None = None) -> lx.AbstractLinearSolver:
+    """MINRES (Paige and Saunders 1975): no dearer than conjugate gradients, and right with any zero modes."""
+    return Minres(tolerance, max_steps)
+
+
 def automatic(degrees_of_freedom: int) -> lx.AbstractLinearSolver:
-    """Dense for small systems, conjugate gradients beyond."""
-    return dense() if degrees_of_freedom <= DENSE_UP_TO else cg()
+    """Dense for small systems, MINRES beyond."""
+    return dense() if degrees_of_freedom <= DENSE_UP_TO else minres()
 
 
 def is_iterative(solver: lx.AbstractLinearSolver) -> bool:
-    return isinstance(solver, lx.CG | lx.BiCGStab | lx.GMRES)
-
-
-def largest_residual(dtype: Any) -> float:
-    """The relative residual beyond which an iterative solution is not trusted: 4e-8 in double, 8e-4 in single."""
-    return float(jnp.finfo(dtype).eps ** 0.5) * 2.5
+    return isinstance(solver, lx.CG | lx.BiCGStab | lx.GMRES | Minres)
 
 
 def solve(
@@ -92,35 +108,132 @@ def solve(
     product: Callable[[Displacements], Displacements],
     b: Displacements,
 ) -> Displacements:
-    """u with A u = b, for A = P H P + shift (1 - P), P the projection off the known zero modes.
+    """A⁺ b, for A = P H P + shift (1 - P), P the projection off the known zero modes.
 
-    `product` multiplies by A. A solution whose residual says that it is wrong comes back as NaN; the
-    pseudo-inverse alone is not asked, since it leaves what zero modes it finds.
+    `product` multiplies by A. A solution that cannot be trusted comes back as NaN.
     """
-    tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
     size = jnp.linalg.norm(b)
-    unit = b / jnp.where(size > 0.0, size, 1.0)  # lineax compares with absolute tolerances, entry by entry
+    unit = b / jnp.where(size > 0.0, size, 1.0)
+    unit_of_a = jnp.where(shift > 0.0, shift, 1.0)
+    tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
+    if isinstance(solver, PseudoInverse):
+        whole = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift), tags)
+        return size * lx.linear_solve(whole, unit.ravel(), solver, throw=False).value.reshape(b.shape)
+
+    def multiply(u: Displacements) -> Displacements:
+        return product(u) / unit_of_a
+
     structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
     operator: lx.AbstractLinearOperator
-    if is_iterative(solver):
-        operator = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, tags)
-    else:
-        operator = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift), tags)
-    found = lx.linear_solve(operator, unit.ravel(), solver, throw=False).value.reshape(b.shape)
-    if isinstance(solver, PseudoInverse):
-        return size * found
-    residual = jnp.linalg.norm(product(found) - unit)
-    return jnp.where(residual <= largest_residual(b.dtype), size * found, jnp.nan)
+    operator = lx.FunctionLinearOperator(lambda v: multiply(v.reshape(b.shape)).ravel(), structure, tags)
+    iterated = operator
+    if not is_iterative(solver):
+        operator = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift) / unit_of_a, tags)
+    flat = float(jnp.finfo(b.dtype).eps) ** 0.6
+
+    def invert(b: Displacements, floor: Float[Array, ""]) -> Displacements:
+        return _inverted(operator, solver, b, flat, floor)
+
+    x = _refined(invert, multiply, unit)
+    if not isinstance(solver, Minres):
+        # what A all but annihilates comes back from here: a solution with such a part is not of minimum norm
+        seen = _inverted(iterated, Minres(), multiply(x), flat, jnp.zeros_like(size))
+        x = jnp.where(jnp.linalg.norm(x - seen) <= 1e2 * flat**0.5 * jnp.linalg.norm(x), x, jnp.nan)
+    return size / unit_of_a * x
+
+
+def _inverted(
+    operator: lx.AbstractLinearOperator,
+    solver: lx.AbstractLinearSolver,
+    b: Displacements,
+    flat: float,
+    floor: Float[Array, ""],
+) -> Displacements:
+    """A⁻¹ b as good as the solver gives it; of zero zero."""
+    size = jnp.linalg.norm(b)
+    scale = jnp.where(size > 0.0, size, 1.0)
+    unit = b / scale  # lineax compares with absolute tolerances, entry by entry
+    options = {"flat": flat, "floor": floor / scale} if isinstance(solver, Minres) else {}
+    found = lx.linear_solve(operator, unit.ravel(), solver, options=options, throw=False).value.reshape(b.shape)
+    return jnp.where(size > 0.0, size * found, 0.0)
+
+
+class _Refinement(eqx.Module):
+    """Where an iterative refinement of A x = b - null stands, null being the part of b in the null space.
+
+    `floppy` once there is such a part: then every other round purifies it.
+    """
+
+    x: Displacements
+    null: Displacements
+    residual: Float[Array, ""]
+    error: Float[Array, ""]
+    floppy: Bool[Array, ""]
+    purify: Bool[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def _refined(
+    invert: Callable[[Displacements, Float[Array, ""]], Displacements],
+    product: Callable[[Displacements], Displacements],
+    b: Displacements,
+) -> Displacements:
+    """The minimum-norm solution of A x = b, |b| = 1, or NaN; A is scaled so that its eigenvalues are about 1.
+
+    What a rough solve leaves is solved for again; the last correction, relative to x, measures the
+    error of the solution before it. Where a residual r stays, b has a part in a null space that
+    nobody named: it is what r - A⁺(A r) leaves, and it is asked whether A annihilates it.
+    """
+    eps = float(jnp.finfo(b.dtype).eps)
+    good, size = eps**0.5, jnp.linalg.norm
+
+    def unfinished(run: _Refinement) -> Bool[Array, ""]:
+        return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
+
+    def improve(run: _Refinement) -> _Refinement:
+        left = b - product(run.x)
+        wanted = jnp.where(run.purify, product(left), left - run.null)
+        floor = 30.0 * eps * (1.0 + size(run.x))
+        wanted = jnp.where(size(wanted) > floor, wanted, 0.0)
+        found = invert(wanted, floor)
+        failed = ~jnp.all(jnp.isfinite(found)) | (jnp.any(wanted) & ~jnp.any(found))
+        found = jnp.where(failed, 0.0, found)
+        null = jnp.where(run.purify & ~failed, left - found, run.null)
+        x = _orthogonal(jnp.where(run.purify, run.x, run.x + found), null)
+        residual = size(b - null - product(x))
+        floppy = run.floppy | (residual > 1e3 * good)
+        x = jnp.where(floppy & ~run.floppy, 0.0, x)  # the first try has gone astray along a null part
+        error = size(found) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
+        error = jnp.where(run.purify | failed | (floppy & ~run.floppy), jnp.inf, error)
+        return _Refinement(x, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
+
+    far, no = jnp.asarray(jnp.inf, b.dtype), jnp.asarray(False)
+    nothing = jnp.zeros_like(b)
+    start = _Refinement(nothing, nothing, far, far, no, no, jnp.asarray(0, jnp.int32))
+    run = jax.lax.while_loop(unfinished, improve, start)
+    annihilated = size(product(run.null)) <= good * size(run.null)
+    trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated
+    return jnp.where(trusted, run.x, jnp.nan)
+
+
+def _orthogonal(x: Displacements, null: Displacements) -> Displacements:
+    """x without its part along null: in a Krylov space of b, the only null direction there is."""
+    squared = jnp.sum(null**2)
+    return x - jnp.sum(null * x) / jnp.where(squared > 0.0, squared, 1.0) * null
+
+
+def projected(hessian: Hessian, zero_modes: ZeroModes) -> Float[Array, "k k"]:
+    """The matrix of P H P."""
+    return _deflated(hessian, zero_modes, jnp.zeros((), zero_modes.rigid.dtype))
 
 
 def _deflated(hessian: Hessian, zero_modes: ZeroModes, shift: Float[Array, ""]) -> Float[Array, "k k"]:
     """The matrix of P H P + shift (1 - P)."""
     n, d = zero_modes.rigid.shape[1:]
     matrix = hessian.dense().reshape(n * d, n * d)
-    held = jnp.repeat(~zero_modes.rattlers, d)
-    rigid = zero_modes.rigid.reshape(-1, n * d)
-    kept = jnp.diag(held.astype(matrix.dtype)) - rigid.T @ rigid
-    return kept @ matrix @ kept + shift * (jnp.eye(n * d, dtype=matrix.dtype) - kept)
+    identity = jnp.eye(n * d, dtype=matrix.dtype)
+    kept = jax.vmap(zero_modes.project)(identity.reshape(n * d, n, d)).reshape(n * d, n * d)
+    return kept @ matrix @ kept + shift * (identity - kept)
 
 
-__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "dense", "gmres"]
+__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "dense", "gmres", "minres"]

@@ -26,26 +26,39 @@ ALL_PAIRS_UP_TO = 200
 
 @dataclasses.dataclass(frozen=True)
 class AllPairs:
-    """Every pair, at every step: the fastest for small systems, and never stale."""
+    """Every pair, at every step: the fastest for small systems, and never stale.
+
+    With `images` each pair counts once for every periodic image that may be within the cutoff, and each
+    particle meets its own: for cells narrower than two cutoffs, down to two thirds of one. Outside `jit`
+    that is chosen by itself where the cell asks for it.
+    """
+
+    images: bool = False
 
     def build(self, potential: Potential, system: System) -> Neighbors:
-        i, j = (jnp.asarray(k, dtype=jnp.int32) for k in np.triu_indices(system.n, 1))
+        i, j = (np.asarray(k, dtype=np.int32) for k in np.triu_indices(system.n, 1))
+        shift = None
+        if self.images and system.box is not None:
+            i, j, shift = _with_images(i, j, system.n, system.dim)
         return Neighbors(
-            i=i,
-            j=j,
+            i=jnp.asarray(i),
+            j=jnp.asarray(j),
             valid=jnp.ones(i.shape, bool),
             reference=system.positions,
             skin=jnp.asarray(jnp.inf, system.positions.dtype),
             kind=self,
             found=jnp.asarray(i.size, jnp.int32),
             fullest_cell=jnp.asarray(system.n, jnp.int32),
+            shift=None if shift is None else jnp.asarray(shift),
         )
 
     def grown(self, neighbors: Neighbors) -> AllPairs:
         return self
 
     def fits(self, potential: Potential, system: System) -> Bool[Array, ""]:
-        """Whether every pair has at most one image within its cutoff, as the minimum image needs."""
+        """Whether all images within the cutoff are met; without `images` at most one of each pair may be."""
+        if self.images and isinstance(potential, PairPotential):
+            return _one_image(potential.reach(system) * (2.0 / 3.0) * 0.5, system)
         return _one_image(potential.reach(system), system)
 
 
@@ -116,6 +129,7 @@ class Neighbors(eqx.Module):
     `reference` are the positions at which the list was made; it is stale once a particle has moved
     more than half the `skin` from there. `found` pairs in `fullest_cell` particles at most a cell are
     what it needed; where that is more than it could hold, `overflow` says that it must not be used.
+    `shift`, in lattice vectors, tells the image of j that is meant, from the nearest one on; None: that one.
     """
 
     i: Int[Array, " p"]
@@ -126,6 +140,7 @@ class Neighbors(eqx.Module):
     kind: AllPairs | NeighborList = eqx.field(static=True)
     found: Int[Array, ""]
     fullest_cell: Int[Array, ""]
+    shift: Int[Array, "p d"] | None = None
 
     @property
     def overflow(self) -> Bool[Array, ""]:
@@ -154,12 +169,15 @@ def automatic(potential: Potential, system: System) -> AllPairs | NeighborList:
 def sized(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
     """The pairs of a concrete system, by a list that has grown until it holds them all.
 
-    Where the cell is too narrow for a list with a skin, or the potential has no end, all pairs.
+    Where the cell is too narrow for a list with a skin, or the potential has no end, all pairs; where it is
+    too narrow for the minimum image, all pairs of images.
     """
     if isinstance(kind, NeighborList) and not (
         bool(kind.fits(potential, system)) and bool(jnp.isfinite(potential.reach(system)))
     ):
         kind = AllPairs()
+    if isinstance(kind, AllPairs) and isinstance(potential, PairPotential) and not bool(kind.fits(potential, system)):
+        kind = AllPairs(images=True)
     for _ in range(8):
         neighbors = build(kind, potential, system)
         if not bool(neighbors.overflow):
@@ -175,6 +193,16 @@ def sized(kind: AllPairs | NeighborList, potential: Potential, system: System) -
 def build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
     """`kind.build`, compiled."""
     return kind.build(potential, system)
+
+
+def _with_images(i: np.ndarray, j: np.ndarray, n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs with the shifts to the 3^d nearest images, and every particle with half of its own."""
+    around = np.array(list(itertools.product((-1, 0, 1), repeat=d)), dtype=np.int32)
+    own = around[len(around) // 2 + 1 :]
+    alone = np.arange(n, dtype=np.int32)
+    first = np.concatenate([np.repeat(i, len(around)), np.repeat(alone, len(own))])
+    second = np.concatenate([np.repeat(j, len(around)), np.repeat(alone, len(own))])
+    return first, second, np.concatenate([np.tile(around, (len(i), 1)), np.tile(own, (n, 1))])
 
 
 def _one_image(distance: Float[Array, ""], system: System) -> Bool[Array, ""]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .path import Path
 from .response import Sensitivity
 from .system import System
 
@@ -63,11 +64,40 @@ def draw_sensitivity(system: System, sensitivity: Sensitivity, ax: Axes | None =
     return ax
 
 
-def save_sensitivity(path: Path, system: System, sensitivity: Sensitivity) -> None:
+def save_sensitivity(path: FilePath, system: System, sensitivity: Sensitivity) -> None:
     """`draw_sensitivity` into a file."""
     figure = _figure()
     draw_sensitivity(system, sensitivity, figure.add_axes((0.03, 0.07, 0.94, 0.84)))
     figure.savefig(path, dpi=160, facecolor="white")
+
+
+def draw_path(path: Path) -> Figure:
+    """The energy and the size of the response along a path, with a tick wherever contacts change.
+
+    Contacts that close are blue, those that open orange; a rearrangement is a red line across.
+    """
+    import matplotlib.pyplot as plt
+
+    scalar = path.values.ndim == 1
+    along = path.values if scalar else path.fractions
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
+    above.plot(along, path.energies, color="#333333", marker=".", markersize=4, linewidth=1.0)
+    above.set_ylabel("energy")
+    size = np.sqrt(np.mean(np.sum(path.responses**2, axis=-1), axis=-1))
+    unit = abs(path.values[-1] - path.values[0]) / max(path.fractions[-1], 1e-300) if scalar else 1.0
+    # a response jumps where contacts change: each holds until the next point
+    below.step(along, size / (unit or 1.0), where="post", color="#333333", linewidth=1.0)
+    below.set_ylabel("response, rms |∂x/∂θ|" if scalar else "response, rms |dx/ds|")
+    below.set_xlabel(path.wrt if scalar else f"fraction of the way of {path.wrt}")
+    for event in path.events:
+        where = float(path.value_at(event.fraction)) if scalar else event.fraction
+        color = ARROW if event.rearrangement else "#b9702a" if event.opened else "#3c6fb0"
+        height = 1.0 if event.rearrangement else 0.06
+        for ax in (above, below):
+            ax.axvline(where, 0.0, height, color=color, linewidth=0.9)
+    jumps = sum(event.rearrangement for event in path.events)
+    above.set_title(f"{len(path.events)} contact changes, {jumps} of them rearrangements", fontsize=10)
+    return figure
 
 
 def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str]:

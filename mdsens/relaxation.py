@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from . import implicit, linear_solvers, neighbors, validation
 from .certificate import Certificate, certify
-from .errors import NotConverged
+from .curvature import Curvature, lowest_curvature
+from .errors import NotAMinimum, NotConverged
 from .hessian import gradient
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
@@ -30,25 +31,92 @@ LONGEST_MOVE = 0.07
 """No particle moves further in one step than this fraction of the mean diameter."""
 
 
-class Equilibrium(eqx.Module):
-    """A system at rest.
+MOST_ESCAPES = 20
+"""How often a relaxation leaves a saddle before it gives up."""
+
+PUSH = 0.02
+"""How far the particle that moves most is pushed off a saddle, as a fraction of the mean diameter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A system at rest whose positions have not been asked for."""
+
+    system: System
+    potential: Potential
+    neighbors: Neighbors
+    rule: implicit.Rule
+    softest: Float[Array, ""]
+
+    def ask(self) -> System:
+        x = implicit.positions_at_rest(self.system, self.potential, self.neighbors, self.rule, self.softest)
+        return self.system.replace(positions=x)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Equilibrium:
+    """A system at rest; a pytree.
 
     `system` has the relaxed positions, which are differentiable through ∇E = 0, and so is `energy`.
     `max_force` is the largest force component left; `converged` says that it is below the
-    tolerance, on pairs that were all counted. `overflow` says that a neighbor list ran full (only
-    under `jit`, where it cannot grow); `steps` counts the minimizer's.
+    tolerance, on pairs that were all counted, and `minimum` that no negative curvature was found there.
+    `curvature` is the lowest found, energy per length², and `escapes` the number of saddles left on the
+    way. `overflow` says that a neighbor list ran full (only under `jit`, where it cannot grow); `steps`
+    counts the minimizer's.
+
+    The derivative of the positions, which may be refused and wants a linear solve, is computed only if
+    they are used: that of the energy needs neither.
     """
 
-    system: System
+    at_rest: System | Pending
     potential: Potential
     energy: Float[Array, ""]
     max_force: Float[Array, ""]
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
+    minimum: Bool[Array, ""]
+    curvature: Float[Array, ""]
+    escapes: Int[Array, ""]
     overflow: Bool[Array, ""]
     tolerance: Float[Array, ""]
-    solver: lx.AbstractLinearSolver = eqx.field(static=True)
-    kind: AllPairs | NeighborList = eqx.field(static=True)
+    rule: implicit.Rule
+    kind: AllPairs | NeighborList
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        names = [field.name for field in dataclasses.fields(self)]
+        values = [self.system if name == "at_rest" else getattr(self, name) for name in names[:-2]]
+        keys = [jax.tree_util.GetAttrKey("system" if name == "at_rest" else name) for name in names[:-2]]
+        return list(zip(keys, values, strict=True)), (self.rule, self.kind)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], values: Any) -> Equilibrium:
+        return cls(*values, *static)
+
+    def __repr__(self) -> str:
+        if not validation.is_concrete(jax.tree.leaves((self.potential, self.energy, self.max_force))):
+            return "Equilibrium(traced)"
+        state = "a minimum" if bool(self.minimum) else "a saddle" if bool(self.converged) else "not at rest"
+        return (
+            f"Equilibrium({self.system.n} particles, {state}, energy {float(self.energy):.10g}, largest force "
+            f"component {float(self.max_force):.2g}, {int(self.steps)} steps; see .certificate)"
+        )
+
+    @property
+    def system(self) -> System:
+        """The relaxed system."""
+        if not isinstance(self.at_rest, Pending):
+            return self.at_rest
+        system = self.at_rest.ask()
+        if validation.is_concrete(system):  # what is traced belongs to the transformation that asks
+            object.__setattr__(self, "at_rest", system)
+        return system
+
+    @property
+    def frozen(self) -> Equilibrium:
+        """The same without derivatives."""
+        system = self.at_rest.system if isinstance(self.at_rest, Pending) else self.at_rest
+        return jax.lax.stop_gradient(dataclasses.replace(self, at_rest=system))
 
     @property
     def positions(self) -> Float[Array, "n d"]:
@@ -58,17 +126,35 @@ class Equilibrium(eqx.Module):
     @property
     def neighbors(self) -> Neighbors:
         """The pairs that may interact at the relaxed positions."""
-        return neighbors.build(self.kind, *jax.lax.stop_gradient((self.potential, self.system)))
+        here = self.frozen
+        return neighbors.build(self.kind, here.potential, here.system)
 
     @property
     def forces(self) -> Float[Array, "n d"]:
         """-∂E/∂x at the relaxed positions [n, d], energy per length."""
         return -_gradient(self.potential, self.system, self.neighbors)
 
+    def check(self) -> None:
+        """**Raises** `NotConverged` or `NotAMinimum` for what came out of `jit` with such a flag."""
+        if self.rule.strict and not bool(self.converged):
+            raise NotConverged(
+                f"this is no equilibrium: the largest force component is {float(self.max_force):.3g} after "
+                f"{int(self.steps)} steps, the tolerance {float(self.tolerance):.3g}"
+                f"{'; the neighbor list overflowed (Relaxation.sized_for)' if bool(self.overflow) else ''}"
+            )
+        if self.rule.strict and not bool(self.minimum):
+            raise NotAMinimum(f"this is a saddle: along one direction the curvature is {float(self.curvature):.3g}")
+
     @property
     def certificate(self) -> Certificate:
-        """The evidence for this equilibrium: zero modes, rattlers, contacts, softest curvature."""
+        """The evidence for this equilibrium: zero modes, rattlers, contacts, curvatures."""
         return certify(self)
+
+    def certify(self, thorough: bool = False) -> Certificate:
+        """The certificate; a thorough one also solves for the distance to the minimum and, in a large
+        system, for the softest modes, which takes about as long as a response.
+        """
+        return certify(self, thorough)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +169,12 @@ class Relaxation:
     - `linear_solver`: the solver behind the derivatives, from `mdsens.linear_solvers` or lineax;
       chosen by size if None.
     - `neighbors`: `AllPairs()` or `NeighborList()`; chosen by size if None.
-    - `throw`: whether to raise when there is no equilibrium to return. Where nothing can be raised
-      (`jit`, `vmap`), positions and energy are then NaN, and `converged` is False. With
-      `throw=False` the result comes as it is, with its flags.
+    - `escape`: whether to leave a saddle along its lowest curvature and go on; `Equilibrium.escapes` counts.
+    - `one_sided`: whether to differentiate also where two particles are within rounding of touching,
+      as if that stayed as it is.
+    - `throw`: whether to raise when there is no minimum to return, or no derivative. Where nothing
+      can be raised (`jit`, `vmap`), positions and energy, or the derivative, are then NaN, and
+      `converged` or `minimum` is False. With `throw=False` all comes as it is, with its flags.
     - `progress`: called now and then, outside `jit`, as `progress(steps, max_force)`.
 
     Works under `grad`, `jacfwd`, `jacrev`, `hessian`, `jit` and `vmap`. The derivative is that of
@@ -93,8 +182,10 @@ class Relaxation:
     boundaries rotations too) and rattlers do not move, and a change of the box carries the
     particles along affinely before they relax.
 
-    **Raises**, outside `jit`: `NotConverged`; `InvalidInput` for a system that has no forces (NaN,
-    two particles on one point, a cell too small for the cutoff) or a tolerance beyond the precision.
+    **Raises**, outside `jit`: `NotConverged`; `NotAMinimum`; `InvalidInput` for a system that has no forces
+    (NaN, two particles on one point, a cell too small for the cutoff) or a tolerance beyond the precision; and,
+    when positions are differentiated, `NotRigid` where nothing is held, as below jamming, and
+    `NotDifferentiable` where a contact is about to open or close.
     """
 
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
@@ -102,6 +193,8 @@ class Relaxation:
     max_steps: int = 100_000
     linear_solver: lx.AbstractLinearSolver | None = None
     neighbors: AllPairs | NeighborList | None = None
+    escape: bool = True
+    one_sided: bool = False
     throw: bool = True
     progress: Callable[[int, float], None] | None = None
 
@@ -113,25 +206,30 @@ class Relaxation:
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
         concrete = validation.is_concrete(start)
-        end = self._driven(*start) if concrete else self._traced(*start)
+        end, curvature, escapes = self._driven(*start) if concrete else self._traced(*start)
 
         sound = end.neighbors.kind.fits(*start) & potential.covers(system) & ~end.neighbors.overflow
         converged = (end.max_force <= self.tolerance) & sound
+        minimum = converged & ~curvature.negative
         positions = end.positions
         if self.throw and not concrete:
-            positions = jnp.where(converged, positions, jnp.nan)
+            positions = jnp.where(minimum, positions, jnp.nan)
         solver = self.linear_solver or linear_solvers.automatic(positions.size)
-        at_rest = system.replace(positions=positions), potential, end.neighbors, solver
+        rule = implicit.Rule(solver, self.throw, self.one_sided)
+        at_rest = system.replace(positions=positions), potential, end.neighbors, rule, curvature.lowest
         return Equilibrium(
-            system=system.replace(positions=implicit.positions_at_rest(*at_rest)),
+            at_rest=Pending(*at_rest),
             potential=potential,
             energy=implicit.energy_at_rest(*at_rest),
             max_force=end.max_force,
             steps=end.steps,
             converged=converged,
+            minimum=minimum,
+            curvature=curvature.lowest,
+            escapes=escapes,
             overflow=end.neighbors.overflow,
             tolerance=jnp.asarray(self.tolerance, positions.dtype),
-            solver=solver,
+            rule=rule,
             kind=end.neighbors.kind,
         )
 
@@ -144,16 +242,34 @@ class Relaxation:
         list_ = neighbors.sized(kind, potential.in_precision_of(system), system)
         return dataclasses.replace(self, neighbors=list_.kind.grown(list_))
 
-    def _driven(self, potential: Potential, system: System) -> Descent:
+    def _driven(self, potential: Potential, system: System) -> tuple[Descent, Curvature, Int[Array, ""]]:
         """The host drives: lists grow when they must, progress is reported, failures are raised."""
         validation.check_system(potential, system)
         kind = self.neighbors or neighbors.automatic(potential, system)
         list_ = neighbors.sized(kind, potential, system)
-        run = _start(self.minimizer, potential, system, list_)
+        run = _start(self.minimizer, potential, system, list_, jnp.asarray(0, jnp.int32))
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(system)
+        for escapes in range(MOST_ESCAPES + 1):
+            run = self._descent(potential, system, run)
+            here = system.replace(positions=run.positions)
+            curvature = lowest_curvature(potential, here, run.neighbors, run.max_force)
+            leave = self.escape and bool(curvature.negative) and float(run.max_force) <= self.tolerance
+            if not leave or escapes == MOST_ESCAPES:
+                break
+            pushed = here.replace(positions=_pushed(here, curvature))
+            list_ = neighbors.sized(run.neighbors.kind, potential, pushed)
+            run = _start(self.minimizer, potential, pushed, list_, run.steps)
+        if self.throw and not float(run.max_force) <= self.tolerance:
+            raise self._not_converged(run)
+        if self.throw and bool(curvature.negative):
+            raise self._not_a_minimum(curvature, escapes)
+        return run, curvature, jnp.asarray(escapes, jnp.int32)
+
+    def _descent(self, potential: Potential, system: System, run: Descent) -> Descent:
+        """Down to rest, or until it goes no further."""
         unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n)), False
-        next_look, force_at_last_look = MOST_STEPS_UNSEEN, float(run.max_force)
+        next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
@@ -169,8 +285,6 @@ class Relaxation:
             run, stuck = after, int(after.steps) == int(run.steps)
             if self.progress is not None:
                 self.progress(int(run.steps), float(run.max_force))
-        if self.throw and not float(run.max_force) <= self.tolerance:
-            raise self._not_converged(run)
         return run
 
     def _not_converged(self, run: Descent) -> NotConverged:
@@ -186,9 +300,18 @@ class Relaxation:
             "throw=False hands over the unfinished result"
         )
 
-    def _traced(self, potential: Potential, system: System) -> Descent:
+    def _not_a_minimum(self, curvature: Curvature, escapes: int) -> NotAMinimum:
+        met = f"after leaving {escapes} others" if self.escape else "and escape=False forbids to leave it"
+        return NotAMinimum(
+            f"the forces vanish at a saddle, {met}: along one direction the curvature is "
+            f"{float(curvature.lowest):.3g} (the highest is {float(curvature.highest):.3g}); move some particles off "
+            "their symmetric places, or ask for a smaller tolerance; in Python, throw=False hands over the saddle"
+        )
+
+    def _traced(self, potential: Potential, system: System) -> tuple[Descent, Curvature, Int[Array, ""]]:
         """All on the device, with sizes fixed; an overflow stops the descent and is left in the result."""
         kind = self.neighbors or neighbors.automatic(potential, system)
+        most = MOST_ESCAPES if self.escape else 0
 
         def unfinished(carry: tuple[Descent, Bool[Array, ""]]) -> Bool[Array, ""]:
             run, stuck = carry
@@ -202,8 +325,24 @@ class Relaxation:
             after = _descend(self.minimizer, potential, system, run, *limits)
             return after, after.steps == run.steps
 
-        run = _start(self.minimizer, potential, system, kind.build(potential, system))
-        return jax.lax.while_loop(unfinished, refresh_and_descend, (run, jnp.asarray(False)))[0]
+        def on_a_saddle(carry: tuple[Descent, Curvature, Array]) -> Bool[Array, ""]:
+            run, curvature, descents = carry
+            stopped = curvature.negative & (run.max_force <= self.tolerance) & (descents <= most)
+            return (descents == 0) | stopped
+
+        def leave(carry: tuple[Descent, Curvature, Array]) -> tuple[Descent, Curvature, Int[Array, ""]]:
+            run, curvature, descents = carry
+            pushed = system.replace(positions=_pushed(system.replace(positions=run.positions), curvature))
+            run = _start(self.minimizer, potential, pushed, kind.build(potential, pushed), run.steps)
+            run = jax.lax.while_loop(unfinished, refresh_and_descend, (run, jnp.asarray(False)))[0]
+            here = system.replace(positions=run.positions)
+            return run, lowest_curvature(potential, here, run.neighbors, run.max_force), descents + 1
+
+        none = jnp.zeros((), system.positions.dtype)
+        start = _start(self.minimizer, potential, system, kind.build(potential, system), jnp.asarray(0, jnp.int32))
+        unknown = Curvature(none, none, jnp.zeros_like(system.positions), jnp.asarray(False))
+        run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, (start, unknown, jnp.asarray(0, jnp.int32)))
+        return run, curvature, descents - 1
 
 
 class Descent(eqx.Module):
@@ -227,11 +366,13 @@ _gradient = eqx.filter_jit(gradient)
 
 
 @eqx.filter_jit
-def _start(minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors) -> Descent:
+def _start(
+    minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors, steps: Int[Array, ""]
+) -> Descent:
     init, _ = steps_of(minimizer, potential, system, list_)
     state = init(system.positions)
     max_force = _max_force(state, potential, system, list_)
-    return Descent(state, list_, max_force, jnp.asarray(0, jnp.int32), list_.overflow)
+    return Descent(state, list_, max_force, steps, list_.overflow)
 
 
 @eqx.filter_jit
@@ -262,6 +403,13 @@ def _descend(
         return Descent(state, list_, max_force, steps, outgrown)
 
     return jax.lax.while_loop(go_on, step, run)
+
+
+def _pushed(system: System, curvature: Curvature) -> Float[Array, "n d"]:
+    """The positions, off a saddle along its lowest curvature."""
+    longest = jnp.sqrt(jnp.max(jnp.sum(curvature.direction**2, axis=-1)))
+    scale = PUSH * jnp.mean(system.diameters) / jnp.where(longest > 0.0, longest, 1.0)
+    return system.positions + scale * curvature.direction
 
 
 def _limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, ""], Int[Array, ""]]:

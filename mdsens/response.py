@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
-from .errors import InvalidInput, SolveFailed
-from .hessian import gradient, known_zero_modes, rattlers
+from .errors import InvalidInput, NotDifferentiable, SolveFailed
+from .hessian import gradient
+from .nearby import at_value, network
 from .neighbors import Neighbors
-from .potentials import JaxMD, Potential
-from .potentials.base import is_parameter
+from .parameters import check_name, parameter_value, with_parameter
+from .potentials import PairPotential, Potential
 from .relaxation import Equilibrium
 from .system import System, reciprocal
+from .zero_modes import known_zero_modes, rattlers
 
 COLUMNS_AT_ONCE = 128
+
+
+ONE_SIDED_STEP = 1e-7
+"""How far a one-sided derivative steps aside, as a fraction of the parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,17 @@ class Sensitivity:
     `wrt` is the parameter's name, `value` its value [*shape], and `response` the derivative of the
     relaxed positions [n, d, *shape], length per unit of the parameter. `residual` is the largest
     residual of the linear solves, relative to the largest right-hand side and computed apart from
-    them: how far the forces are from staying zero to first order.
+    them: how far the forces are from staying zero to first order. `null_part` is the largest part of a
+    right-hand side that lay in the null space, as do forces on rattlers, relative to the largest. `side`
+    is +1 or -1 for a one-sided derivative.
     """
 
     wrt: str
     value: np.ndarray
     response: np.ndarray
     residual: float
+    null_part: float
+    side: int | None = None
 
     @property
     def l1(self) -> float:
@@ -46,90 +54,96 @@ class Sensitivity:
         return float(np.abs(self.response).sum())
 
 
-def sensitivity(equilibrium: Equilibrium, wrt: str, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
+def sensitivity(
+    equilibrium: Equilibrium,
+    wrt: str,
+    progress: Callable[[int, int], None] | None = None,
+    side: int | None = None,
+) -> Sensitivity:
     """The response of the relaxed positions to `wrt`.
 
     **Arguments:** `wrt` is `diameters` (of each particle), `species-diameter:K` (of all particles
     of species K together), `box` (lattice vectors; the particles follow affinely, then relax), or
     a parameter of the potential, such as `epsilon` or `alpha`. `progress(done, all)` is called as
-    columns of the response get ready.
+    columns of the response get ready. `side`, for a parameter that is one number: +1 for the derivative
+    toward larger values, -1 toward smaller ones, where two particles just touch.
 
-    **Raises** `InvalidInput` for an unknown name, `SolveFailed` when the linear solve did not
-    reach a residual that can be trusted.
+    **Raises** `InvalidInput` for an unknown name, `NotConverged`, `NotAMinimum`, `NotRigid` or
+    `NotDifferentiable` where there is no response, `SolveFailed` when the linear solve did not reach a
+    residual that can be trusted.
     """
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.neighbors
     check_name(wrt, potential, system)
+    equilibrium.check()
+    if side is not None:
+        return _one_sided(equilibrium, wrt, side, progress)
+    implicit.refuse(system, potential, neighbors, equilibrium.rule, equilibrium.curvature)
     value = parameter_value(wrt, potential, system)
     basis = np.eye(max(1, value.size), dtype=value.dtype)
     at_once = min(len(basis), COLUMNS_AT_ONCE)
-    columns: list[np.ndarray] = []
-    residuals: list[np.ndarray] = []
-    pushes: list[np.ndarray] = []
+    found: list[list[np.ndarray]] = [[], [], [], []]
     for first in range(0, len(basis), at_once):
         directions = basis[first : first + at_once]
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
-        results = _columns(wrt, potential, system, neighbors, equilibrium.solver, jnp.asarray(padded))
-        for found, column in zip((columns, residuals, pushes), results, strict=True):
-            found.append(np.asarray(column)[: len(directions)])
+        results = _columns(
+            wrt, potential, system, neighbors, equilibrium.rule, equilibrium.curvature, jnp.asarray(padded)
+        )
+        for column, result in zip(found, results, strict=True):
+            column.append(np.asarray(result)[: len(directions)])
         if progress is not None:
             progress(first + len(directions), len(basis))
-    response = np.moveaxis(np.concatenate(columns), 0, -1)
-    if not np.isfinite(response).all():
+    columns, residuals, null_parts, pushes = (np.concatenate(parts) for parts in found)
+    response = np.moveaxis(columns, 0, -1)
+    scale = max(float(np.max(pushes)), _least_push(potential, system, value))
+    residual = float(np.max(residuals) / scale)
+    if not (np.isfinite(response).all() and residual <= float(np.finfo(response.dtype).eps) ** 0.4):
         raise SolveFailed(
-            f"the linear solve for the response to {wrt} left too large a residual; the packing may have "
-            "floppy modes beyond rattlers: use the dense solver (linear_solvers.dense(), --linear-solver dense)"
+            f"the linear solve for the response to {wrt} cannot be trusted: it did not converge, or the packing has "
+            "modes so soft that they may as well be floppy. Use the dense solver (linear_solvers.dense(), "
+            "--linear-solver dense), and relax to a smaller tolerance"
         )
-    scale = np.max(np.concatenate(pushes))
     return Sensitivity(
         wrt=wrt,
         value=np.asarray(value),
         response=response.reshape(*response.shape[:2], *value.shape),
-        residual=float(np.max(np.concatenate(residuals)) / (scale if scale > 0 else 1.0)),
+        residual=residual,
+        null_part=float(np.max(null_parts) / scale),
     )
 
 
-def check_name(name: str, potential: Potential, system: System) -> None:
-    """**Raises** `InvalidInput`, with the names there are, for a name that is none of them."""
-    kinds = sorted(set(np.asarray(system.species).tolist()))
-    offered = ["diameters", *(f"species-diameter:{kind}" for kind in kinds)]
-    offered += ["box"] if system.periodic else []
-    offered += parameters_of(potential)
-    if name not in offered:
-        raise InvalidInput(f"there is no parameter {name!r} here; there are {', '.join(offered)}")
+def _least_push(potential: Potential, system: System, value: Array) -> float:
+    """The size to measure residuals by where by symmetry nothing pushes: then they are rounding of the forces."""
+    eps = float(jnp.finfo(value.dtype).eps)
+    lengths = float(jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters))
+    unit = float(jnp.max(jnp.abs(value))) or 1.0
+    return 1e3 * eps**0.6 * float(potential.stiffness(system)) * lengths / unit
 
 
-def parameters_of(potential: Potential) -> list[str]:
-    """The names of a potential's parameters."""
-    if isinstance(potential, JaxMD):
-        return [key for key, leaf in potential.parameters.items() if is_parameter(leaf)]
-    return [f.name for f in dataclasses.fields(potential) if is_parameter(getattr(potential, f.name))]
-
-
-def parameter_value(name: str, potential: Potential, system: System) -> Array:
-    """The value of a named parameter; of `species-diameter:K`, the mean diameter of the species."""
-    if name in ("diameters", "box"):
-        return getattr(system, name)
-    if name.startswith("species-diameter:"):
-        members = system.species == int(name.partition(":")[2])
-        smallest = jnp.min(system.diameters, where=members, initial=jnp.inf)
-        return smallest + jnp.mean(system.diameters - smallest, where=members)  # exact where all are equal
-    return _leaf(name)(potential)
-
-
-def with_parameter(name: str, value: Array, potential: Potential, system: System) -> tuple[Potential, System]:
-    """The potential and system with another value of a named parameter."""
-    if name in ("diameters", "box"):
-        return potential, system.replace(**{name: value})
-    if name.startswith("species-diameter:"):
-        members = system.species == int(name.partition(":")[2])
-        growth = value - jax.lax.stop_gradient(parameter_value(name, potential, system))
-        return potential, system.replace(diameters=system.diameters + jnp.where(members, growth, 0.0))
-    return eqx.tree_at(_leaf(name), potential, value), system
-
-
-def _leaf(name: str) -> Callable[[Any], Array]:
-    return lambda potential: potential.parameters[name] if isinstance(potential, JaxMD) else getattr(potential, name)
+def _one_sided(
+    equilibrium: Equilibrium, wrt: str, side: int, progress: Callable[[int, int], None] | None
+) -> Sensitivity:
+    """The limit of the response from one side: from two equilibria beside this one, extrapolated."""
+    value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
+    if value.size != 1 or side not in (-1, 1):
+        raise InvalidInput(
+            f"one side, +1 or -1, can be taken of a parameter that is one number; {wrt} with {side} is not"
+        )
+    step = ONE_SIDED_STEP * (float(jnp.abs(value)) or 1.0)
+    for _ in range(4):
+        near, far = (at_value(equilibrium, wrt, value + side * k * step) for k in (1, 2))
+        if not near.certificate.marginal and not far.certificate.marginal:
+            break
+        step *= 10.0  # until it is clear on which side the contacts are
+    pairwise = isinstance(equilibrium.potential, PairPotential)
+    if near.certificate.marginal or (pairwise and network(near).contacts != network(far).contacts):
+        raise NotDifferentiable(
+            f"within {2 * step:.1g} of {wrt} = {float(value):.6g} contacts keep changing, or cannot be told from "
+            "touching: relax to a smaller tolerance, in double precision"
+        )
+    one, two = (sensitivity(rest, wrt, progress) for rest in (near, far))
+    response = 2.0 * one.response - two.response
+    return dataclasses.replace(one, value=np.asarray(value), response=response, side=side)
 
 
 @eqx.filter_jit
@@ -138,29 +152,36 @@ def _columns(
     potential: Potential,
     system: System,
     neighbors: Neighbors,
-    solver: lx.AbstractLinearSolver,
+    rule: implicit.Rule,
+    softest: Float[Array, ""],
     directions: Float[Array, "c k"],
-) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"]]:
-    """The response along each direction of a parameter, what is left of the forces' change, and its size before."""
+) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
+    """The response along each direction of a parameter.
+
+    With it what is left of the forces' change, the part of that change in the null space, and its size before.
+    """
     value = parameter_value(name, potential, system)
     loose = rattlers(potential, system, neighbors)
-    modes, backbone = known_zero_modes(system, loose), neighbors.only(~loose)
+    backbone = neighbors.only(~loose)
+    modes = known_zero_modes(potential, system, backbone, loose)
 
     def at_rest(value: Array) -> Array:
         other, moved = with_parameter(name, value, potential, system)
-        return implicit.positions_at_rest(moved, other, neighbors, solver)
+        return implicit.positions_at_rest(moved, other, neighbors, rule, softest)
 
-    def slope(x: Array, value: Array) -> Array:
+    def slope(x: Array, value: Array, pairs: Neighbors = backbone) -> Array:
         other, moved = with_parameter(name, value, potential, system)
-        return gradient(other, moved.replace(positions=x), backbone)
+        return gradient(other, moved.replace(positions=x), pairs)
 
-    def column(direction: Array) -> tuple[Array, Array, Array]:
+    def column(direction: Array) -> tuple[Array, Array, Array, Array]:
         change = direction.reshape(value.shape)
         response = jax.jvp(at_rest, (value,), (change,))[1]
         affine = jnp.zeros_like(response)
         if name == "box" and system.box is not None:
             affine = system.positions @ reciprocal(system.box) @ change
         left, push = (jax.jvp(slope, (system.positions, value), (move, change))[1] for move in (response, affine))
-        return response, jnp.linalg.norm(modes.project(left)), jnp.linalg.norm(modes.project(push))
+        whole = jax.jvp(lambda x, v: slope(x, v, neighbors), (system.positions, value), (affine, change))[1]
+        size = jnp.linalg.norm
+        return response, size(modes.project(left)), size(whole - modes.project(whole)), size(modes.project(push))
 
     return jax.vmap(column)(directions)

@@ -45,7 +45,7 @@ class System(eqx.Module):
     mdsens, so that a response is continuous. A System is a pytree, and works under every JAX
     transformation.
 
-    **Raises** `InvalidInput` when shapes do not fit together or d is neither 2 nor 3.
+    **Raises** `InvalidInput` for what is no array of numbers, when shapes do not fit together, or d is neither 2 nor 3.
     """
 
     positions: Float[Array, "n d"]
@@ -60,17 +60,17 @@ class System(eqx.Module):
         diameters: ArrayLike = 1.0,
         species: ArrayLike = 0,
     ) -> None:
-        x = jnp.asarray(positions)
+        x = _numbers("positions", positions)
         if x.ndim != 2 or x.shape[1] not in (2, 3) or x.shape[0] == 0:
             raise InvalidInput(f"positions must have shape [n, 2] or [n, 3] with n > 0, not {list(x.shape)}")
         n, d = x.shape
-        lengths = jnp.asarray(diameters)
+        lengths = _numbers("diameters", diameters)
         floats = [a.dtype for a in (x, lengths) if jnp.issubdtype(a.dtype, jnp.inexact)]
         dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
         self.positions = x.astype(dtype)
-        self.box = None if box is None else _cell(jnp.asarray(box, dtype=dtype), d)
+        self.box = None if box is None else _cell(_numbers("box", box).astype(dtype), d)
         self.diameters = _per_particle("diameters", lengths.astype(dtype), n)
-        kinds = jnp.asarray(species)
+        kinds = _numbers("species", species)
         if not jnp.issubdtype(kinds.dtype, jnp.integer):
             raise InvalidInput(f"species must be integers, not {kinds.dtype}")
         self.species = _per_particle("species", kinds, n)
@@ -128,6 +128,13 @@ class System(eqx.Module):
             return self.positions
         fractions = self.positions @ reciprocal(self.box)
         return self.positions - jnp.floor(fractions) @ self.box
+
+
+def _numbers(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError, SyntaxError) as error:
+        raise InvalidInput(f"{name} must be numbers or an array of them, not {str(value)[:60]!r}") from error
 
 
 def _cell(box: Array, d: int) -> Array:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from . import linear_solvers, neighbors, validation
+from .curvature import lowest_curvature
+from .implicit import Rule
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
 from .potentials import Potential
@@ -51,16 +53,21 @@ class Unrolled:
         relaxed = system.replace(positions=positions)
         energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
         max_force = jnp.max(jnp.abs(slope))
+        converged = (max_force <= self.tolerance) & ~overflow
+        curvature = lowest_curvature(*jax.lax.stop_gradient((potential, relaxed, list_, max_force)))
         return Equilibrium(
-            system=relaxed,
+            at_rest=relaxed,
             potential=potential,
             energy=energy,
             max_force=max_force,
             steps=jnp.asarray(self.steps, jnp.int32),
-            converged=(max_force <= self.tolerance) & ~overflow,
+            converged=converged,
+            minimum=converged & ~curvature.negative,
+            curvature=curvature.lowest,
+            escapes=jnp.asarray(0, jnp.int32),
             overflow=overflow,
             tolerance=jnp.asarray(self.tolerance, positions.dtype),
-            solver=linear_solvers.automatic(positions.size),
+            rule=Rule(linear_solvers.automatic(positions.size)),
             kind=kind,
         )
 

@@ -52,10 +52,12 @@ def check_system(potential: Potential, system: System) -> None:
         )
     if isinstance(potential, PairPotential) and potential.sigma is not None and bool(jnp.any(potential.sigma <= 0)):
         raise InvalidInput("sigma must be a positive length")
-    if not bool(AllPairs().fits(potential, system)):
+    images = isinstance(potential, PairPotential)
+    if not bool(AllPairs(images).fits(potential, system)):
         raise InvalidInput(
             f"the cell is too small for the cutoff: its smallest height is {float(jnp.min(system.heights)):.6g}, "
-            f"and it must be at least twice the cutoff {float(potential.reach(system)):.6g}; repeat the cell"
+            f"and it must be at least {'two thirds of' if images else 'twice'} the cutoff "
+            f"{float(potential.reach(system)):.6g}; repeat the cell"
         )
 
 
@@ -77,7 +79,10 @@ def why_no_forces(system: System) -> InvalidInput:
     from scipy.spatial import cKDTree
 
     points = np.asarray(system.wrapped())
-    together = cKDTree(points).query_pairs(1e-9 * float(np.max(system.diameters)))
+    try:
+        together = cKDTree(points).query_pairs(1e-9 * float(np.max(system.diameters)))
+    except ValueError:  # numbers too large to square
+        return InvalidInput("the positions are too large for distances between them to be computed")
     if together:
         i, j = min(together)
         return InvalidInput(f"particles {i} and {j} are on the same point {points[i].tolist()}; move one of them")

@@ -23,13 +23,32 @@ def jammed(seed=0, n=128, dim=2, packing_fraction=0.98, epsilon=1.0, alpha=2.0, 
 def settled(seed=0, n=32, packing_fraction=0.98, diameters=(1.0, 0.6)):
     """A packing on its way to rest, past the part of the way where rounding decides which minimum it finds."""
     system = mdsens.random_packing(n, 2, diameters, packing_fraction, seed)
-    return mdsens.Relaxation(tolerance=1e-3)(mdsens.SoftSphere(), system).system
+    return mdsens.Relaxation(tolerance=1e-3, throw=False)(mdsens.SoftSphere(), system).system
 
 
 def jammed_with_rattlers(packing_fraction=0.9, **options):
     """The first packing that has rattlers."""
     packings = (jammed(seed, packing_fraction=packing_fraction, **options) for seed in range(20))
     return next(rest for rest in packings if rest.certificate.rattlers)
+
+
+@functools.cache
+def marginal(seed=0, n=32, alpha=2.0):
+    """A packing at rest in which one more pair of particles just touches, and bears no force.
+
+    Every pair has its own σ: (D_i + D_j)/2, but for that pair the distance between the two.
+    """
+    rest = jammed(seed, n, alpha=alpha)
+    x, box, D = (np.asarray(a) for a in (rest.positions, rest.system.box, rest.system.diameters))
+    apart = x[None] - x[:, None]
+    apart -= np.round(apart @ np.linalg.inv(box)) @ box
+    distance = np.linalg.norm(apart, axis=-1)
+    sigma = 0.5 * (D[:, None] + D[None])
+    free = np.triu(distance > sigma, 1)
+    i, j = np.unravel_index(np.argmin(np.where(free, distance - sigma, np.inf)), free.shape)
+    sigma[i, j] = sigma[j, i] = distance[i, j]
+    system = mdsens.System(x, box, D, np.arange(n))
+    return RELAX(mdsens.SoftSphere(alpha=alpha, sigma=sigma), system), (int(i), int(j))
 
 
 def where_contacts_stay(check):
@@ -49,7 +68,8 @@ def reference_of(equilibrium):
         np.asarray(p) if p.ndim == 0 else np.asarray((p + p.T) / 2)[np.ix_(species, species)]
         for p in (equilibrium.potential.epsilon, equilibrium.potential.alpha)
     ]
-    return SoftSpheres(system.positions, system.box, system.diameters, *pairwise)
+    sigma = equilibrium.potential.sigma
+    return SoftSpheres(system.positions, system.box, system.diameters, *pairwise, sigma=sigma)
 
 
 class Compilations:

@@ -1,44 +1,80 @@
-"""The soft-sphere equilibrium and its response written again, in plain NumPy and by hand.
+"""Equilibria of pair potentials and their response written again, in plain NumPy and by hand.
 
 What mdsens is checked against: nothing here comes from mdsens or JAX.
-φ(r) = ε/α (1 - r/σ)^α, σ = (D_i + D_j)/2; ε and α are numbers, or matrices [n, n] with one for each
-pair of particles.
+σ = (D_i + D_j)/2 unless a matrix [n, n] is given, and φ(r) = g(r/σ); parameters are numbers, or
+matrices [n, n] with one for each pair of particles. All periodic images count.
 """
+
+import itertools
 
 import numpy as np
 
 
-class SoftSpheres:
+class PairReference:
     """A configuration: its contacts, energy, gradient, Hessian, and responses by pseudo-inverse."""
 
-    def __init__(self, positions, box, diameters, epsilon=1.0, alpha=2.0):
-        self.x, self.box = np.asarray(positions, float), np.asarray(box, float)
+    reach = 1.0
+    contact = True
+
+    def __init__(self, positions, box, diameters, epsilon=1.0, alpha=2.0, sigma=None, keep=None):
+        self.x = np.asarray(positions, float)
+        self.box = None if box is None else np.asarray(box, float)
         self.diameters, self.epsilon, self.alpha = np.asarray(diameters, float), epsilon, alpha
+        self.all_sigma, self.keep = None if sigma is None else np.asarray(sigma, float), keep
         self.n, self.d = self.x.shape
-        i, j = np.triu_indices(self.n, 1)
-        separation = self.x[j] - self.x[i]
-        separation -= np.round(separation @ np.linalg.inv(self.box)) @ self.box
+        i, j, separation, image = self._images()
         distance = np.linalg.norm(separation, axis=1)
-        sigma = 0.5 * (self.diameters[i] + self.diameters[j])
-        touch = distance < sigma
+        sigma = 0.5 * (self.diameters[i] + self.diameters[j]) if sigma is None else self.all_sigma[i, j]
+        touch = distance < self.reach * sigma
+        if keep is not None:
+            touch &= keep[i] & keep[j]
         self.i, self.j, self.r, self.sigma = i[touch], j[touch], distance[touch], sigma[touch]
+        self.image = None if image is None else image[touch]
         self.normal = separation[touch] / distance[touch, None]
         self.e, self.a = (
             np.broadcast_to(value, self.r.shape) if np.ndim(value) == 0 else np.asarray(value)[self.i, self.j]
             for value in (epsilon, alpha)
         )
-        self.overlap = 1 - self.r / self.sigma
+        self.u = self.r / self.sigma
+
+    def _images(self):
+        i, j = np.triu_indices(self.n, 1)
+        separation = self.x[j] - self.x[i]
+        if self.box is None:
+            return i, j, separation, None
+        separation -= np.round(separation @ np.linalg.inv(self.box)) @ self.box
+        heights = 1 / np.linalg.norm(np.linalg.inv(self.box), axis=0)
+        if heights.min() >= 2 * self.reach * self.diameters.max():
+            return i, j, separation, None
+        around = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=self.d)))
+        own = around[len(around) // 2 + 1 :]
+        alone = np.arange(self.n)
+        separation = np.concatenate(
+            [
+                np.repeat(separation, len(around), 0) + np.tile(around, (len(i), 1)) @ self.box,
+                np.tile(own, (self.n, 1)) @ self.box,
+            ]
+        )
+        i, j = (np.concatenate([np.repeat(k, len(around)), np.repeat(alone, len(own))]) for k in (i, j))
+        return i, j, separation, np.arange(len(i))
 
     def changed(self, **changes):
-        fields = {name: getattr(self, name) for name in ("box", "diameters", "epsilon", "alpha")}
-        return SoftSpheres(**({"positions": self.x} | fields | changes))
+        fields = {name: getattr(self, name) for name in ("box", "diameters", "epsilon", "alpha", "keep")}
+        return type(self)(**({"positions": self.x, "sigma": self.all_sigma} | fields | changes))
 
     @property
     def network(self):
+        """The pairs in contact; in a narrow cell with the image that is meant."""
+        if self.image is not None:
+            return set(zip(self.i.tolist(), self.j.tolist(), self.image.tolist(), strict=True))
         return set(zip(self.i.tolist(), self.j.tolist(), strict=True))
 
     def energy(self):
-        return np.sum(self.e / self.a * self.overlap**self.a)
+        return np.sum(self.g())
+
+    def slope(self):
+        """φ'(r)"""
+        return self.g1() / self.sigma
 
     def scatter(self, per_contact):
         """Σ over contacts: +v on j, -v on i; v [c, d, ...]."""
@@ -48,35 +84,28 @@ class SoftSpheres:
         return out
 
     def gradient(self):
-        slope = -self.e / self.sigma * self.overlap ** (self.a - 1)
-        return self.scatter(slope[:, None] * self.normal)
+        return self.scatter(self.slope()[:, None] * self.normal)
 
     def hessian(self):
         out = np.zeros((self.n, self.d, self.n, self.d))
-        slope = -self.e / self.sigma * self.overlap ** (self.a - 1)
-        curvature = self.e * (self.a - 1) / self.sigma**2 * self.overlap ** (self.a - 2)
-        for c, (i, j) in enumerate(zip(self.i, self.j, strict=True)):
-            along = np.outer(self.normal[c], self.normal[c])
-            block = curvature[c] * along + slope[c] / self.r[c] * (np.eye(self.d) - along)
-            out[i, :, i] += block
-            out[j, :, j] += block
-            out[i, :, j] -= block
-            out[j, :, i] -= block
+        along = self.normal[:, :, None] * self.normal[:, None, :]
+        across = (self.slope() / self.r)[:, None, None] * (np.eye(self.d) - along)
+        blocks = (self.g2() / self.sigma**2)[:, None, None] * along + across
+        for a, b, sign in ((self.i, self.i, 1), (self.j, self.j, 1), (self.i, self.j, -1), (self.j, self.i, -1)):
+            np.add.at(out.transpose(0, 2, 1, 3), (a, b), sign * blocks)
         return out.reshape(self.n * self.d, -1)
 
     def gradient_by_diameter(self):
         """∂(∇E)/∂D [nd, n]."""
-        out = np.zeros((self.n, self.d, self.n))
-        by_sigma = self.e / self.sigma**2 * self.overlap ** (self.a - 1)
-        by_sigma -= self.e * (self.a - 1) / self.sigma * self.overlap ** (self.a - 2) * self.r / self.sigma**2
-        for c, (i, j) in enumerate(zip(self.i, self.j, strict=True)):
-            for k in (i, j):
-                out[j, :, k] += 0.5 * by_sigma[c] * self.normal[c]
-                out[i, :, k] -= 0.5 * by_sigma[c] * self.normal[c]
-        return out.reshape(self.n * self.d, self.n)
+        out = np.zeros((self.n, self.n, self.d))
+        push = (0.5 * -(self.g1() + self.g2() * self.u) / self.sigma**2)[:, None] * self.normal
+        for k in (self.i, self.j):
+            np.add.at(out, (self.j, k), push)
+            np.add.at(out, (self.i, k), -push)
+        return out.transpose(0, 2, 1).reshape(self.n * self.d, self.n)
 
-    def inverse(self):
-        return np.linalg.pinv(self.hessian(), rcond=1e-9, hermitian=True)
+    def inverse(self, cut=1e-9):
+        return np.linalg.pinv(self.hessian(), rcond=cut, hermitian=True)
 
     def response_to_diameters(self):
         """∂x*/∂D = -H⁺ ∂(∇E)/∂D, array [n, d, n]."""
@@ -85,14 +114,97 @@ class SoftSpheres:
     def relaxed(self):
         """The minimum nearby, by Newton's method; each step of minimum norm."""
         here = self
-        for _ in range(20):
+        for k in range(60):
             gradient = here.gradient()
-            if np.abs(gradient).max() < 1e-14:
+            if np.abs(gradient).max() < 1e-14 * max(1.0, np.abs(here.slope()).max()):
                 break
             step = (here.inverse() @ gradient.ravel()).reshape(here.x.shape)
-            here = here.changed(positions=here.x - step)
-        assert np.abs(here.gradient()).max() < 1e-13, "the reference did not relax"
+            share = 1.0 if k < 15 else 0.6  # a full step may go to and fro between two contact networks
+            here = here.changed(positions=here.x - share * step)
+        assert np.abs(here.gradient()).max() < 1e-13 * max(1.0, np.abs(here.slope()).max()), (
+            "the reference did not relax"
+        )
         return here
+
+    def held(self):
+        """Which particles are held [n]: peeled one after the other by the definition.
+
+        Contacts count whose force is well above what is left of the net forces, and a particle needs d + 1 of them;
+        or one whose force is far above.
+        """
+        force = np.abs(self.slope())
+        left = np.abs(self.gradient()).max() + 1e-15
+        counts, strong = force > 30 * left, force > 300 * left
+        spared = np.zeros(self.n, bool)
+        spared[self.i[strong]] = spared[self.j[strong]] = True
+        needed = self.d + 1
+        if not self.contact:
+            counts, needed, spared = np.ones(len(force), bool), 1, np.zeros(self.n, bool)
+        held = np.ones(self.n, bool)
+        while True:
+            alive = counts & held[self.i] & held[self.j]
+            degree = np.bincount(self.i[alive], minlength=self.n) + np.bincount(self.j[alive], minlength=self.n)
+            loose = held & (degree < needed) & ~spared
+            if not loose.any():
+                return held
+            held[np.flatnonzero(loose)[0]] = False
+
+    def backbone(self):
+        """The same without the contacts of particles that nothing holds."""
+        return self.changed(keep=self.held())
+
+
+class SoftSpheres(PairReference):
+    """φ(r) = ε/α (1 - r/σ)^α."""
+
+    @property
+    def overlap(self):
+        return 1 - self.u
+
+    def g(self):
+        return self.e / self.a * self.overlap**self.a
+
+    def g1(self):
+        return -self.e * self.overlap ** (self.a - 1)
+
+    def g2(self):
+        return self.e * (self.a - 1) * self.overlap ** (self.a - 2)
+
+    def gradient_by_alpha(self):
+        """∂(∇E)/∂α [nd], one α for all."""
+        overlap = np.maximum(self.overlap, 1e-300)
+        by_alpha = -self.e / self.sigma * overlap ** (self.a - 1) * np.log(overlap)
+        return self.scatter(by_alpha[:, None] * self.normal).ravel()
+
+
+class LennardJonesSpheres(PairReference):
+    """φ(r) = 4ε [(σ/r)¹² - (σ/r)⁶] S(r/σ), S the quintic from 1 at 2 to 0 at 2.5."""
+
+    reach = 2.5
+    contact = False
+
+    def _factors(self):
+        u = self.u
+        f = [4 * (u**-12 - u**-6), 4 * (-12 * u**-13 + 6 * u**-7), 4 * (156 * u**-14 - 42 * u**-8)]
+        t = np.clip((u - 2.0) / 0.5, 0, 1)
+        s = [
+            1 - 10 * t**3 + 15 * t**4 - 6 * t**5,
+            -30 * t**2 * (1 - t) ** 2 / 0.5,
+            -60 * t * (1 - t) * (1 - 2 * t) / 0.25,
+        ]
+        return f, s
+
+    def g(self):
+        f, s = self._factors()
+        return self.e * f[0] * s[0]
+
+    def g1(self):
+        f, s = self._factors()
+        return self.e * (f[1] * s[0] + f[0] * s[1])
+
+    def g2(self):
+        f, s = self._factors()
+        return self.e * (f[2] * s[0] + 2 * f[1] * s[1] + f[0] * s[2])
 
 
 def central_difference(at_rest, changed, step):

@@ -44,7 +44,9 @@ def test_demo_leaves_numbers_arrays_and_a_picture(run, tmp_path):
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["n"], summary["dim"], summary["wrt"]) == (128, 2, "species-diameter:1")
     assert summary["converged"] and summary["max_force"] <= 1e-10 and summary["value"] == 0.6
-    assert {"energy", "steps", "zero_modes", "rattlers", "response_l1"} <= set(summary)
+    assert {"energy", "steps", "zero_modes", "rattlers", "response_l1", "kind", "solve_null_part"} <= set(summary)
+    assert summary["validity"]["below"]["step"] < 0 < summary["validity"]["above"]["step"]
+    assert "no contact changes" in out and "isostatic" in out
     with h5py.File(tmp_path / "out/result.h5") as file:
         assert np.abs(file["response"][()]).sum() == pytest.approx(summary["response_l1"])
         assert np.abs(file["forces"][()]).max() == pytest.approx(summary["max_force"], rel=1e-3)
@@ -74,7 +76,7 @@ def test_sensitivity_to_each_kind_of_name(run, packing, tmp_path, wrt, shape):
 
 
 def test_single_precision_is_single(run, packing, tmp_path):
-    options = ["--precision", "single", "--tolerance", "1e-4"]
+    options = ["--precision", "single", "--tolerance", "1e-4", "--one-sided"]
     code, _, err = run("sensitivity", packing, "--wrt", "alpha", "-o", tmp_path / "out", *options)
     assert code == 0, err
     with h5py.File(tmp_path / "out/result.h5") as file:
@@ -98,7 +100,7 @@ WRONG = {
     "no diameters": (bare, [], "holds no diameters"),
     "a NaN position": (lambda p: spoiled(p, positions=lambda x: x.at[4].set(np.nan)), [], "particle 4 is not finite"),
     "two on one point": (lambda p: spoiled(p, positions=lambda x: x.at[4].set(x[9])), [], "particles 4 and 9"),
-    "a small cell": (lambda p: spoiled(p, box=lambda b: b / 4), [], "too small for the cutoff"),
+    "a small cell": (lambda p: spoiled(p, box=lambda b: b / 16), [], "too small for the cutoff"),
     "an unknown name": (spoiled, ["--wrt", "gamma"], "no parameter 'gamma'"),
     "a tolerance beyond float32": (spoiled, ["--precision", "single"], "cannot be reached in float32"),
     "an unknown parameter": (spoiled, ["--set", "kappa=1"], "no parameter kappa"),
@@ -135,6 +137,19 @@ def test_giving_up_is_exit_code_1(run, packing, tmp_path):
     code, _, err = run("relax", packing, "-o", tmp_path / "out.extxyz", "--max-steps", "3")
     assert code == 1 and "after 3 steps" in err
     assert [p.name for p in tmp_path.iterdir()] == ["packing.extxyz"]
+
+
+def test_a_packing_that_nothing_holds_has_no_response_and_exit_code_1(run, tmp_path):
+    mdsens.write(tmp_path / "fluid.extxyz", mdsens.random_packing(32, packing_fraction=0.4))
+    code, out, err = run("sensitivity", tmp_path / "fluid.extxyz", "--wrt", "diameters", "-o", tmp_path / "out")
+    assert code == 1 and "nothing holds the particles" in err and out == "" and not (tmp_path / "out").exists()
+    code, out, err = run("relax", tmp_path / "fluid.extxyz", "-o", tmp_path / "rest.extxyz")
+    assert code == 0 and "flat" in out
+
+
+def test_a_thorough_certificate_on_request(run, packing, tmp_path):
+    code, out, _ = run("relax", packing, "-o", tmp_path / "rest.extxyz", "--thorough")
+    assert code == 0 and "off the minimum" in out
 
 
 def test_a_gpu_that_is_not_there_is_said(tmp_path):

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,3 +168,36 @@ def test_positions_that_leave_no_digits_end_in_an_error_and_not_in_a_loop():
 def test_lists_without_sense_are_refused(options):
     with pytest.raises(mdsens.InvalidInput):
         NeighborList(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("potential", "edge", "dim"),
+    [(mdsens.SoftSphere(), 1.05, 2), (mdsens.SoftSphere(alpha=2.5), 1.05, 3), (mdsens.LennardJones(), 2.4, 2)],
+)
+def test_a_cell_one_cutoff_wide_is_the_same_as_the_cell_repeated(potential, edge, dim):
+    """Energy, forces and the response to the diameters, of two particles that meet their own images."""
+    x = np.random.default_rng(dim).uniform(size=(2, dim)) * edge
+    cell = edge * (np.eye(dim) + 0.1 * np.eye(dim, k=-1))
+    small = mdsens.System(x, cell, [1.0, 0.8], [0, 1])
+    repeats = 5 if isinstance(potential, mdsens.LennardJones) else 3
+    shifts = np.array(list(itertools.product(range(repeats), repeat=dim))) @ cell
+
+    def repeated(positions):
+        images = (shifts[:, None] + np.asarray(positions)).reshape(-1, dim)
+        return mdsens.System(images, repeats * cell, np.tile([1.0, 0.8], len(shifts)), np.tile([0, 1], len(shifts)))
+
+    with_images = AllPairs(images=True)
+    assert bool(with_images.fits(potential, small)) and not bool(AllPairs().fits(potential, small))
+    one, many = (float(energy_of(kind, potential, s)) for kind, s in ((with_images, small), (AllPairs(), repeated(x))))
+    assert many == pytest.approx(len(shifts) * one, rel=1e-12)
+    rest = mdsens.Relaxation(tolerance=1e-11, throw=False)(potential, small)
+    assert rest.kind == with_images and bool(rest.converged)
+    large = mdsens.Relaxation(tolerance=1e-10, escape=False, throw=False)(potential, repeated(rest.positions))
+    assert int(large.steps) == 0, "the forces are the same"
+    if rest.certificate.rattlers or large.certificate.floppy:
+        return  # nothing, or not everything, is held: the response is a matter of convention
+    name = "species-diameter:1"
+    moved = mdsens.sensitivity(large, name).response.reshape(len(shifts), 2, dim)
+    expected = np.broadcast_to(mdsens.sensitivity(rest, name).response, moved.shape)
+    np.testing.assert_allclose(moved, expected, atol=1e-7)

@@ -34,7 +34,7 @@ def test_there_is_an_arrow_for_every_particle_that_moves(wrt, tmp_path):
 
 def test_a_response_of_zero_is_drawn_without_arrows():
     rest = jammed(seed=0, n=32)
-    still = mdsens.Sensitivity("epsilon", np.array(1.0), np.zeros((32, 2)), 0.0)
+    still = mdsens.Sensitivity("epsilon", np.array(1.0), np.zeros((32, 2)), 0.0, 0.0)
     ax = plotting.draw_sensitivity(rest.system, still)
     assert not [c for c in ax.collections if isinstance(c, mpl.quiver.Quiver)]
 

@@ -1,10 +1,13 @@
+import json
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed, reference_of, settled
+from conftest import jammed, jammed_with_rattlers, reference_of, settled
 
 SPHERES = mdsens.SoftSphere()
 
@@ -99,7 +102,7 @@ def coincident(system):
     [
         (nan_position, "position of particle 3 is not finite"),
         (coincident, "particles 2 and 5 are on the same point"),
-        (lambda s: s.replace(box=1.5), "cell is too small for the cutoff"),
+        (lambda s: s.replace(box=0.5), "cell is too small for the cutoff"),
         (lambda s: s.replace(box=jnp.ones((2, 2))), "not the cell of a lattice"),
         (lambda s: s.replace(diameters=s.diameters.at[0].set(0.0)), "diameter of particle 0"),
         (lambda s: s.replace(diameters=s.diameters.at[:2].set(jnp.inf)), "diameter of particles 0, 1"),
@@ -188,22 +191,116 @@ def test_the_certificate_tells_and_exports_what_is_known():
     assert certificate.as_dict()["zero_modes"] == certificate.zero_modes
     text = str(certificate)
     assert "a minimum" in text and f"rattlers          {len(certificate.rattlers)}" in text
+    assert certificate.stiffest == pytest.approx(eigenvalues.max(), rel=1e-9)
+    assert certificate.condition == pytest.approx(certificate.stiffest / certificate.softest)
+    assert json.loads(certificate.to_json())["kind"] == "minimum"
+
+
+def test_the_certificate_counts_and_measures_the_contacts():
+    rest = jammed_with_rattlers(0.86)
+    by_hand, certificate = reference_of(rest), rest.certificate
+    held = np.setdiff1d(np.arange(128), certificate.rattlers)
+    among = np.isin(by_hand.i, held) & np.isin(by_hand.j, held)
+    assert certificate.smallest_overlap == pytest.approx(by_hand.overlap[among].min(), rel=1e-6)
+    assert certificate.force_scale == pytest.approx(np.mean(by_hand.overlap[among] / by_hand.sigma[among]), rel=1e-9)
+    bonds = len(held) * certificate.isostatic / 2
+    assert bonds == pytest.approx(2 * len(held) - 1)  # one more than there are forces to balance, less translations
+    x = by_hand.x[held]
+    apart = x[:, None] - x[None]
+    apart -= np.round(apart @ np.linalg.inv(by_hand.box)) @ by_hand.box
+    D = by_hand.diameters[held]
+    gap = np.linalg.norm(apart, axis=-1) / (0.5 * (D[:, None] + D[None])) - 1 + np.eye(len(held))
+    assert certificate.smallest_gap == pytest.approx(gap[gap > 0].min(), rel=1e-6)
+
+
+def test_a_thorough_certificate_knows_the_distance_to_the_minimum():
+    sharp = jammed(seed=0, n=64)
+    rough = mdsens.Relaxation(tolerance=1e-6)(SPHERES, sharp.system.replace(positions=sharp.positions + 1e-4))
+    rough = rough if int(rough.steps) else mdsens.Relaxation(tolerance=1e-6)(SPHERES, settled(seed=0, n=64))
+    certificate = rough.certify(thorough=True)
+    truth = reference_of(rough).relaxed().x - np.asarray(rough.positions)
+    assert certificate.distance == pytest.approx(np.linalg.norm(truth, axis=1).max(), rel=1e-2)
+    assert certificate.solve_residual < 1e-9
+    assert rough.certificate.distance is None
+
+
+@pytest.mark.slow
+def test_the_certificate_of_a_large_system_bounds_its_curvatures_and_a_thorough_one_knows_them():
+    rest = mdsens.Relaxation(tolerance=1e-10)(SPHERES, mdsens.random_packing(700, packing_fraction=0.95, seed=1))
+    eigenvalues = np.linalg.eigvalsh(reference_of(rest).hessian())
+    softest = eigenvalues[eigenvalues > 1e-9].min()
+    quick, thorough = rest.certificate, rest.certify(thorough=True)
+    assert not quick.exact and softest < quick.softest < 3 * softest
+    assert thorough.exact and thorough.softest == pytest.approx(softest, rel=1e-2)
+    assert quick.stiffest == pytest.approx(eigenvalues.max(), rel=1e-6)
+    assert quick.zero_modes == np.sum(np.abs(eigenvalues) < 1e-9)
+
+
+CHAIN = mdsens.System([[0.0, 1.0], [0.95, 1.0], [1.9, 1.0]], [2.85, 5.0], 1.0)
+"""Three disks in a row across the cell, pressed together: two contacts each, and force in all of them."""
+
+SQUARE = mdsens.System([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], None, 1.0)
+"""By symmetry four particles stay on the corners of a square, though a rhombus is lower."""
 
 
 def test_a_chain_that_could_buckle_is_a_saddle_and_not_a_set_of_rattlers():
-    """Three disks in a row across the cell, pressed together: two contacts each, and force in all of them."""
-    chain = mdsens.System([[0.0, 1.0], [0.95, 1.0], [1.9, 1.0]], [2.85, 5.0], 1.0)
-    rest = mdsens.Relaxation()(SPHERES, chain)
+    stay = mdsens.Relaxation(escape=False, throw=False)
+    rest = stay(SPHERES, CHAIN)
     assert float(rest.energy) == pytest.approx(3 * 0.5 * 0.05**2)
-    assert rest.certificate.rattlers == () and not rest.certificate.minimum
-    moved = jax.jacfwd(lambda D: mdsens.Relaxation()(SPHERES, chain.replace(diameters=D)).positions)(chain.diameters)
+    assert rest.certificate.rattlers == () and rest.certificate.kind == "saddle" and not bool(rest.minimum)
+    by_hand = np.linalg.eigvalsh(reference_of(rest).hessian())
+    assert float(rest.curvature) == pytest.approx(by_hand.min(), rel=1e-9) == rest.certificate.negative
+    moved = jax.jacfwd(lambda D: stay(SPHERES, CHAIN.replace(diameters=D)).positions)(CHAIN.diameters)
     # each contact has stiffness 1/σ², and the middle one of three equal springs in series gives way
     assert np.abs(moved).max() > 0.1
 
 
-def test_a_saddle_is_called_one():
-    """By symmetry four particles stay on the corners of a square, though a rhombus is lower."""
-    square = mdsens.System([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], None, 1.0)
-    rest = mdsens.Relaxation(tolerance=1e-10)(mdsens.Morse(alpha=3.0), square)
-    assert not rest.certificate.minimum
-    assert "not a minimum" in str(rest.certificate)
+def test_a_saddle_is_refused_where_it_may_not_be_left():
+    stay = mdsens.Relaxation(escape=False)
+    with pytest.raises(mdsens.NotAMinimum, match=r"curvature is -0\.1.*throw=False"):
+        stay(SPHERES, CHAIN)
+    inside = jax.jit(stay)(SPHERES, CHAIN)
+    assert not bool(inside.minimum) and bool(inside.converged) and np.isnan(inside.positions).all()
+
+
+def test_a_saddle_is_left_along_its_soft_direction_inside_jit_as_outside():
+    potential, relax = mdsens.Morse(alpha=3.0), mdsens.Relaxation(tolerance=1e-10)
+    outside, inside = relax(potential, SQUARE), jax.jit(relax)(potential, SQUARE)
+    for rest in (outside, inside):
+        assert int(rest.escapes) == 1 and bool(rest.minimum)
+        sides = np.linalg.norm(rest.positions[:, None] - rest.positions[None], axis=-1)[np.triu_indices(4, 1)]
+        assert np.sort(sides)[:5] == pytest.approx(1.0, abs=0.05)  # a rhombus has five short distances
+        assert rest.certificate.kind == "minimum" and "after leaving 1 saddle" in str(rest.certificate)
+    assert int(outside.steps) == int(inside.steps)
+    assert float(outside.energy) == pytest.approx(float(inside.energy), rel=1e-12)
+
+
+def test_a_minimum_is_left_alone():
+    assert int(jammed(seed=0).escapes) == 0 and bool(jammed(seed=0).minimum)
+
+
+def test_an_equilibrium_may_be_copied_pickled_and_used_inside_and_outside_of_jit():
+    system = settled()
+    rest = mdsens.Relaxation()(SPHERES, system)
+    again = pickle.loads(pickle.dumps(rest))
+    inside = jax.jit(lambda a: a * jnp.sum(rest.positions))(1.0)
+    assert float(inside) == pytest.approx(float(jnp.sum(rest.positions)))
+    np.testing.assert_array_equal(again.positions, rest.positions)
+    assert len(jax.tree.leaves(rest)) == len(jax.tree.leaves(again))
+    assert "a minimum" in repr(rest)
+
+
+def test_what_came_unfinished_out_of_jit_is_said_to_be_unfinished():
+    rest = jax.jit(mdsens.Relaxation(max_steps=20))(SPHERES, mdsens.random_packing(32))
+    for ask in (mdsens.sensitivity, mdsens.validity):
+        with pytest.raises(mdsens.NotConverged, match="no equilibrium"):
+            ask(rest, "diameters")
+    unfinished = mdsens.Relaxation(max_steps=20, throw=False)(SPHERES, mdsens.random_packing(32))
+    assert unfinished.certificate.kind == "unknown" and "not at rest" in str(unfinished.certificate)
+
+
+@pytest.mark.parametrize("tolerance", [1e-10, 1e-5])
+def test_the_softest_curvature_of_a_cluster_is_no_rotation(tolerance):
+    cluster = mdsens.System(np.random.default_rng(1).uniform(0, 2.2, size=(9, 3)), None, 1.0)
+    rest = mdsens.Relaxation(tolerance=tolerance)(mdsens.LennardJones(), cluster)
+    assert rest.certificate.softest == pytest.approx(13.2, rel=1e-2)

@@ -49,6 +49,7 @@ class Device(enum.StrEnum):
 class LinearSolver(enum.StrEnum):
     auto = "auto"
     dense = "dense"
+    minres = "minres"
     cg = "cg"
     bicgstab = "bicgstab"
     gmres = "gmres"
@@ -68,6 +69,8 @@ class Options:
     device: Device = Device.auto
     diameters: tuple[float, ...] | None = None
     dim: int | None = None
+    one_sided: bool = False
+    thorough: bool = False
 
 
 Input = Annotated[
@@ -94,6 +97,12 @@ DiametersOption = Annotated[
     str | None, typer.Option("--diameters", metavar="D,D,…", help="One per species, for files that hold none.")
 ]
 DimOption = Annotated[int | None, typer.Option("--dim", min=2, max=3, help="2 or 3, where the file does not tell.")]
+OneSidedOption = Annotated[
+    bool, typer.Option("--one-sided", help="Respond also where two particles just touch, as if that stayed so.")
+]
+ThoroughOption = Annotated[
+    bool, typer.Option("--thorough", help="Solve for the distance to the minimum and the softest curvature too.")
+]
 WrtOption = Annotated[
     str,
     typer.Option("--wrt", metavar="NAME", help="diameters, species-diameter:K, box, epsilon, alpha …"),
@@ -138,6 +147,7 @@ def relax(
     device: DeviceOption = Device.auto,
     diameters: DiametersOption = None,
     dim: DimOption = None,
+    thorough: ThoroughOption = False,
 ) -> None:
     """Relax a packing and write it, in the format that OUT's ending says."""
     from . import work
@@ -155,6 +165,7 @@ def relax(
             device=device,
             diameters=_lengths(diameters),
             dim=dim,
+            thorough=thorough,
         ),
     )
 
@@ -176,6 +187,8 @@ def sensitivity(
     device: DeviceOption = Device.auto,
     diameters: DiametersOption = None,
     dim: DimOption = None,
+    one_sided: OneSidedOption = False,
+    thorough: ThoroughOption = False,
 ) -> None:
     """Relax a packing and compute how it responds to the parameter NAME: numbers, arrays and a picture in OUT."""
     from . import work
@@ -195,6 +208,8 @@ def sensitivity(
             device=device,
             diameters=_lengths(diameters),
             dim=dim,
+            one_sided=one_sided,
+            thorough=thorough,
         ),
     )
 

@@ -19,8 +19,8 @@ import mdsens
 from mdsens import linear_solvers, plotting
 from mdsens.errors import InvalidInput
 from mdsens.io import check_target, format_to_write, replacing
+from mdsens.parameters import check_name, parameters_of
 from mdsens.relaxation import Equilibrium
-from mdsens.response import check_name, parameters_of
 
 from .app import Device, LinearSolver, MinimizerName, Options, PotentialName, Precision
 
@@ -45,7 +45,7 @@ def relax(input: Path, output: Path, options: Options) -> None:
     format_to_write(output)
     equilibrium = _relax(_potential(options), _read(input, options), options)
     mdsens.write(output, equilibrium)
-    print(equilibrium.certificate)
+    print(equilibrium.certify(options.thorough))
     print(f"{'written':<17} {output}")
 
 
@@ -62,8 +62,9 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
     equilibrium = _relax(potential, system, options)
     with _progress("response") as advance:
         response = mdsens.sensitivity(equilibrium, wrt, progress=lambda done, all: advance(done / all, f"{done}/{all}"))
-    certificate = equilibrium.certificate
-    summary = _summary(equilibrium, response, certificate, options)
+    certificate = equilibrium.certify(options.thorough)
+    interval = mdsens.validity(equilibrium, wrt) if isinstance(equilibrium.potential, mdsens.PairPotential) else None
+    summary = _summary(equilibrium, response, certificate, interval, options)
     output.mkdir(parents=True, exist_ok=True)
     with (
         replacing(output / "summary.json") as text,
@@ -74,8 +75,10 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
         _write_arrays(arrays, equilibrium, response)
         plotting.save_sensitivity(picture, equilibrium.system, response)
     print(certificate)
-    residual = f"residual of the linear solve {response.residual:.1g}"
-    print(f"{'response':<17} to {wrt}: Σ|∂x*/∂θ| = {response.l1:.6g} ({residual})")
+    solve = f"linear solve: residual {response.residual:.1g}, part in the null space {response.null_part:.1g}"
+    print(f"{'response':<17} to {wrt}: Σ|∂x*/∂θ| = {response.l1:.6g} ({solve})")
+    if interval is not None:
+        print(f"{'holds':<17} {interval}")
     print(f"{'written':<17} {output}/summary.json, result.h5, sensitivity.png")
 
 
@@ -118,6 +121,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
     minimizers = {MinimizerName.fire: mdsens.FIRE, MinimizerName.gradient_descent: mdsens.GradientDescent}
     solvers = {
         LinearSolver.dense: linear_solvers.dense,
+        LinearSolver.minres: linear_solvers.minres,
         LinearSolver.cg: linear_solvers.cg,
         LinearSolver.bicgstab: linear_solvers.bicgstab,
         LinearSolver.gmres: linear_solvers.gmres,
@@ -138,6 +142,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
             tolerance=options.tolerance,
             max_steps=options.max_steps,
             linear_solver=solver,
+            one_sided=options.one_sided,
             progress=report,
         )
         return relaxation(potential, system)
@@ -167,7 +172,9 @@ def _check_folder(output: Path) -> None:
     check_target(nearest / "summary.json")
 
 
-def _summary(equilibrium: Equilibrium, response: Any, certificate: Any, options: Options) -> dict[str, Any]:
+def _summary(
+    equilibrium: Equilibrium, response: Any, certificate: Any, interval: mdsens.Validity | None, options: Options
+) -> dict[str, Any]:
     system = equilibrium.system
     facts = certificate.as_dict()
     return {
@@ -181,6 +188,8 @@ def _summary(equilibrium: Equilibrium, response: Any, certificate: Any, options:
         "rattler_ids": list(certificate.rattlers),
         "response_l1": response.l1,
         "solve_residual": response.residual,
+        "solve_null_part": response.null_part,
+        "validity": None if interval is None else interval.as_dict(),
         "potential": options.potential.value,
         "parameters": {
             name: np.asarray(getattr(equilibrium.potential, name)).tolist()

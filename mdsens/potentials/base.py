@@ -129,12 +129,14 @@ class PairPotential(Potential):
         """The listed pairs with all that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
         separation = minimum_image(system.positions[j] - system.positions[i], system.box)
+        if neighbors.shift is not None and system.box is not None:
+            separation = separation + neighbors.shift @ system.box
         squared = jnp.sum(separation**2, axis=-1)
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
         interacts = neighbors.valid & ~(squared >= cutoff**2)  # so that NaN is not mistaken for far apart
         distance = jnp.sqrt(jnp.where(interacts, squared, jax.lax.stop_gradient((0.9 * cutoff) ** 2)))
-        return Pairs(i, j, separation, distance, sigma, interacts, potential, axes)
+        return Pairs(i, j, separation, distance, cutoff, sigma, interacts, neighbors.valid, potential, axes)
 
     def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:
         """`for_species` for particles i and j of a system."""
@@ -161,17 +163,20 @@ class PairPotential(Potential):
 
 
 class Pairs(eqx.Module):
-    """Pairs of particles: indices, separation x_j - x_i, distance, σ, and whether they interact.
+    """Pairs of particles: indices, separation x_j - x_i, distance, cutoff, σ, and whether they interact.
 
-    Where they do not, the distance is a harmless stand-in within the cutoff.
+    Where they do not, the distance is a harmless stand-in within the cutoff. `listed` is False for
+    the empty slots of a neighbor list.
     """
 
     i: Int[Array, " p"]
     j: Int[Array, " p"]
     separation: Float[Array, "p d"]
     distance: Float[Array, " p"]
+    cutoff: Float[Array, " p"]
     sigma: Float[Array, " p"]
     interacts: Bool[Array, " p"]
+    listed: Bool[Array, " p"]
     potential: Any
     axes: Any = eqx.field(static=True)
 
@@ -180,13 +185,24 @@ class Pairs(eqx.Module):
         values = jax.vmap(function, (self.axes, 0, 0))(self.potential, self.distance, self.sigma)
         return jnp.where(self.interacts, values, 0.0)
 
-    def derivatives(self) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
-        """φ'(r) and φ''(r) of every pair."""
+    @property
+    def slope(self) -> Float[Array, " p"]:
+        """φ'(r) of every pair."""
+        return self.map(lambda potential, r, sigma: jax.grad(potential.pair_energy)(r, sigma))
 
-        def slope(potential: PairPotential, r: Scalar, sigma: Scalar) -> Scalar:
-            return jax.grad(potential.pair_energy)(r, sigma)
+    @property
+    def curvature(self) -> Float[Array, " p"]:
+        """φ''(r) of every pair."""
+        return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
 
-        def curvature(potential: PairPotential, r: Scalar, sigma: Scalar) -> Scalar:
-            return jax.grad(jax.grad(potential.pair_energy))(r, sigma)
+    @property
+    def force(self) -> Float[Array, " p"]:
+        """|φ'(r)| of every pair."""
+        return jnp.abs(self.slope)
 
-        return self.map(slope), self.map(curvature)
+    @property
+    def gap(self) -> Float[Array, " p"]:
+        """The distance between the particles minus their cutoff: negative where they interact."""
+        squared = jnp.sum(self.separation**2, axis=-1)
+        apart = squared > 0.0
+        return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) - self.cutoff

@@ -1,0 +1,63 @@
+"""Contacts at rest: which are within rounding of touching, and whether anything is held at all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .neighbors import Neighbors
+from .potentials import PairPotential, Potential
+from .system import System
+from .zero_modes import force_left, rattlers
+
+
+class Standing(eqx.Module):
+    """Whether the response of a point at rest is defined.
+
+    `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
+    touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
+    the stiffness jumps: with and without them the response differs. So are contacts of a rattler that bear
+    more force than what is left of the net forces explains: it may be none. Of a potential that is no
+    sum over pairs no contacts are known.
+    """
+
+    rattlers: Bool[Array, " n"]
+    marginal: Bool[Array, " p"]
+
+    @property
+    def rigid(self) -> Bool[Array, ""]:
+        """Whether anything is held."""
+        return ~jnp.all(self.rattlers)
+
+    @property
+    def differentiable(self) -> Bool[Array, ""]:
+        return ~jnp.any(self.marginal)
+
+
+@eqx.filter_jit
+def standing(potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""]) -> Standing:
+    """`softest` is the lowest curvature of what is held, or a bound for it: how far a residual force may lead."""
+    loose = rattlers(potential, system, neighbors)
+    if not isinstance(potential, PairPotential):
+        return Standing(loose | (softest == 0.0), jnp.zeros(neighbors.valid.shape, bool))
+    return Standing(loose, _marginal(potential, system, neighbors, loose, softest))
+
+
+def _marginal(
+    potential: PairPotential, system: System, neighbors: Neighbors, loose: Bool[Array, " n"], softest: Float[Array, ""]
+) -> Bool[Array, " p"]:
+    left, stiffness = force_left(potential, system, neighbors), potential.stiffness(system)
+    softness = jnp.maximum(1.0 / stiffness, jnp.where(softest > 0.0, 1.0 / softest, 0.0))
+    pairs = potential.pairs(system, neighbors.only(~loose))
+    near = pairs.listed & (jnp.abs(pairs.gap) <= 10.0 / stiffness * left + softness * left)
+    just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
+    there = dataclasses.replace(pairs, distance=just_inside, interacts=near)
+    jumps = near & (jnp.abs(there.curvature) > 0.01 * stiffness)
+    if not potential.contact:
+        return jumps
+    every = potential.pairs(system, neighbors)
+    doubtful = every.interacts & (loose[every.i] | loose[every.j]) & (every.force > 30.0 * left)
+    return jumps | doubtful
