@@ -31,6 +31,7 @@ from .hessian import Hessian, gradient, hessian
 from .neighbors import Neighbors
 from .potentials import Potential
 from .system import System, reciprocal
+from .validation import is_concrete
 from .zero_modes import ZeroModes, known_zero_modes
 
 
@@ -89,9 +90,7 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
 
 def refuse(system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]) -> None:
     """Raises where there is no derivative, as far as the host can see."""
-    if not rule.strict or any(
-        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((system, potential, softest))
-    ):
+    if not rule.strict or not is_concrete((system, potential, softest)):
         return
     found = standing(potential, system, neighbors, softest)
     if not bool(found.rigid):

@@ -16,7 +16,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
 from .hessian import Hessian
-from .minres import Minres
+from .minres import Minres, SymmetricSolver
 from .zero_modes import ZeroModes
 
 DENSE_UP_TO = 1200
@@ -36,7 +36,7 @@ def spectral_cut(eigenvalues: Float[Array, " k"]) -> Float[Array, ""]:
     return jnp.finfo(eigenvalues.dtype).eps ** 0.6 * jnp.max(jnp.abs(eigenvalues))
 
 
-class PseudoInverse(lx.AbstractLinearSolver):
+class PseudoInverse(SymmetricSolver):
     """The minimum-norm solution with a symmetric matrix, by its eigenvectors; finds every zero mode.
 
     Where an eigenvalue lies so little below the cut that it may be a soft mode as well as a zero mode,
@@ -55,15 +55,6 @@ class PseudoInverse(lx.AbstractLinearSolver):
     ) -> tuple[Array, lx.RESULTS, dict[str, Any]]:
         inverse, vectors = state
         return vectors @ (inverse * (vectors.T @ vector)), lx.RESULTS.successful, {}
-
-    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return state, options
-
-    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return state, options
-
-    def assume_full_rank(self) -> bool:
-        return False
 
 
 def dense() -> lx.AbstractLinearSolver:

@@ -14,7 +14,20 @@ Vector = Float[Array, " k"]
 Scalar = Float[Array, ""]
 
 
-class Minres(lx.AbstractLinearSolver):
+class SymmetricSolver(lx.AbstractLinearSolver):
+    """The base for solvers of real symmetric systems, which are their own transpose and may be singular."""
+
+    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return state, options
+
+    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return state, options
+
+    def assume_full_rank(self) -> bool:
+        return False
+
+
+class Minres(SymmetricSolver):
     """The minimum residual method of Paige and Saunders (SIAM J. Numer. Anal. 12, 617 (1975)).
 
     With a right-hand side that has a part in the null space its residual ends as that part (Choi, Paige
@@ -53,15 +66,6 @@ class Minres(lx.AbstractLinearSolver):
 
         run = jax.lax.while_loop(unfinished, step, _begin(vector))
         return run.x, lx.RESULTS.successful, {"num_steps": run.steps}
-
-    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return state, options
-
-    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return state, options
-
-    def assume_full_rank(self) -> bool:
-        return False
 
 
 class _Lanczos(NamedTuple):
