@@ -141,7 +141,7 @@ def refusal(error):
     return type(error).__name__
 
 
-def examine(k, recipes=True):
+def examine(k, recipes=True, solvers=SOLVERS):
     """The verdicts on one packing: {(solver, mode): "right" | "refused: …" | "wrong: …"}, and what is known of it."""
     potential, system, facts = case(k)
     verdicts = {}
@@ -149,7 +149,7 @@ def examine(k, recipes=True):
         rest = mdsens.Relaxation(tolerance=1e-12)(potential, system)
     except mdsens.MdsensError as error:
         return facts | {
-            "verdicts": {f"{s} {m}": f"refused: {refusal(error)}" for s in SOLVERS for m in ("forward", "reverse")}
+            "verdicts": {f"{s} {m}": f"refused: {refusal(error)}" for s in solvers for m in ("forward", "reverse")}
         }
     weights = weights_of(rest.system.n, rest.system.dim, k)
     direction = np.random.default_rng([7, k]).normal(size=rest.system.n)
@@ -162,7 +162,7 @@ def examine(k, recipes=True):
     facts |= {"escapes": int(rest.escapes), "rigid": bool(rigid), "confirmed": None}
     if rigid:
         facts["confirmed"] = confirmed(backbone, weights, direction, expected @ direction, scale)
-    for name, solver in SOLVERS.items():
+    for name, solver in solvers.items():
         relax = mdsens.Relaxation(tolerance=1e-12, linear_solver=solver)
 
         def at(D, relax=relax):

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
-from .contacts import standing
-from .curvature import lowest_curvature
+from .contacts import Standing, standing
+from .curvature import Curvature, lowest_curvature
 from .errors import SolveFailed
 from .hessian import Hessian, gradient, hessian
 from .linear_solvers import DENSE_UP_TO, projected, spectral_cut
@@ -160,15 +160,12 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
     """The certificate of an equilibrium; concrete arrays only."""
     equilibrium = equilibrium.frozen
     system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.neighbors
-    found = standing(potential, system, neighbors, equilibrium.curvature)
-    modes, matrix = _held(potential, system, neighbors, found.rattlers)
-    facts: dict[str, Any] = _spectrum(equilibrium, neighbors, modes, matrix, thorough)
-    facts |= _contacts(potential, system, neighbors, found.rattlers)
+    found = _evidence(potential, system, neighbors, equilibrium.curvature, equilibrium.max_force)
+    facts: dict[str, Any] = _spectrum(found, equilibrium.rule, thorough) | _contacts(found, potential, system.dim)
     if thorough:
-        forces = gradient(potential, system, neighbors)
-        facts |= {key: float(value) for key, value in _newton(matrix, modes, forces, equilibrium.rule.solver).items()}
-    near = np.flatnonzero(found.marginal)
-    held = np.flatnonzero(~np.asarray(found.rattlers))
+        newton = _newton(found.matrix, found.modes, gradient(potential, system, neighbors), equilibrium.rule.solver)
+        facts |= {key: float(value) for key, value in newton.items()}
+    loose, marginal = np.asarray(found.standing.rattlers), np.flatnonzero(found.standing.marginal)
     return Certificate(
         converged=bool(equilibrium.converged),
         max_force=float(equilibrium.max_force),
@@ -176,45 +173,82 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
         steps=int(equilibrium.steps),
         escapes=int(equilibrium.escapes),
         energy=float(equilibrium.energy),
-        translations=int(modes.translations),
-        rotations=int(modes.rotations),
-        clusters=len(np.unique(np.asarray(modes.cluster)[held])),
-        rattlers=tuple(np.flatnonzero(found.rattlers).tolist()),
-        marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in near),
+        translations=int(found.translations),
+        rotations=int(found.rotations),
+        clusters=len(np.unique(np.asarray(found.modes.cluster)[~loose])),
+        rattlers=tuple(np.flatnonzero(loose).tolist()),
+        marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in marginal),
         **facts,
     )
 
 
+class _Evidence(eqx.Module):
+    """What the device finds out, of all that is held: `zero` of the known zero modes, and the size of an eigenvalue
+    that is `noise`; in small systems the matrix of P H P (`dense`), in others `bounds` for its eigenvalues.
+    """
+
+    standing: Standing
+    modes: ZeroModes
+    matrix: Hessian
+    translations: Array
+    rotations: Array
+    zero: Array
+    noise: Float[Array, ""]
+    rounding: Float[Array, ""]
+    dense: Float[Array, "k k"] | None
+    bounds: Curvature | None
+    contacts: dict[str, Array] | None
+
+
 @eqx.filter_jit
-def _held(potential: Potential, system: System, neighbors: Neighbors, loose: Array) -> tuple[ZeroModes, Hessian]:
-    """The zero modes and the Hessian of all that is held."""
-    backbone = neighbors.only(~loose)
-    return known_zero_modes(potential, system, backbone, loose), hessian(potential, system, backbone)
+def _evidence(
+    potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""], max_force: Float[Array, ""]
+) -> _Evidence:
+    found = standing(potential, system, neighbors, softest)
+    backbone = neighbors.only(~found.rattlers)
+    modes, matrix = known_zero_modes(potential, system, backbone, found.rattlers), hessian(potential, system, backbone)
+    contacts = None
+    if isinstance(potential, PairPotential):
+        pairs = potential.pairs(system, backbone)
+        contacts = {
+            "touching": pairs.interacts,
+            "listed": pairs.listed,
+            "gap": pairs.gap / pairs.cutoff,
+            "force": pairs.force,
+        }
+    small = system.positions.size <= DENSE_UP_TO
+    return _Evidence(
+        found,
+        modes,
+        matrix,
+        translations=modes.translations,
+        rotations=modes.rotations,
+        zero=modes.count,
+        noise=10.0 * max_force / jnp.mean(system.diameters),
+        rounding=1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system),
+        dense=projected(matrix, modes) if small else None,
+        bounds=None if small else lowest_curvature(potential, system, neighbors, max_force),
+        contacts=contacts,
+    )
 
 
-def _spectrum(
-    equilibrium: Equilibrium, neighbors: Neighbors, modes: ZeroModes, matrix: Hessian, thorough: bool
-) -> dict[str, Any]:
+def _spectrum(found: _Evidence, rule: implicit.Rule, thorough: bool) -> dict[str, Any]:
     """Curvatures and the number of zero modes: by a dense matrix, or bounds by Lanczos' method."""
-    size = equilibrium.positions.size
-    known = int(modes.count)
-    if size <= DENSE_UP_TO:
-        curvatures = np.linalg.eigvalsh(np.asarray(projected(matrix, modes)))
-        stiffness = float(equilibrium.potential.stiffness(equilibrium.system))
-        cut = float(spectral_cut(jnp.asarray(curvatures))) + 1e3 * float(np.finfo(curvatures.dtype).eps) * stiffness
-        noise = cut + 10.0 * float(equilibrium.max_force) / float(jnp.mean(equilibrium.system.diameters))
+    known = int(found.zero)
+    if found.dense is not None:
+        curvatures = np.linalg.eigvalsh(np.asarray(found.dense))
+        cut = float(spectral_cut(jnp.asarray(curvatures))) + float(found.rounding)
         positive = curvatures[curvatures > cut]
-        zero = int(np.sum(np.abs(curvatures) <= cut))
         ends = (float(positive[0]), float(positive[-1])) if len(positive) else None
-        lowest, minimum, exact = float(curvatures[0]), bool(curvatures[0] >= -noise), True
-        floppy = max(0, zero - known)
+        lowest, exact = float(curvatures[0]), True
+        minimum = lowest >= -(cut + float(found.noise))
+        floppy = max(0, int(np.sum(np.abs(curvatures) <= cut)) - known)
     else:
-        system, potential = equilibrium.system, equilibrium.potential
-        bounds = lowest_curvature(potential, system, neighbors, equilibrium.max_force)
-        lowest, highest = float(bounds.lowest), float(bounds.highest)
-        softest, minimum, exact, floppy = lowest, not bool(bounds.negative), False, None
+        assert found.bounds is not None
+        lowest, highest = float(found.bounds.lowest), float(found.bounds.highest)
+        softest, minimum, exact, floppy = lowest, not bool(found.bounds.negative), False, None
         if thorough and highest > 0.0:
-            softest, exact = _softest(matrix, modes, equilibrium.rule, lowest)
+            softest, exact = _softest(found.matrix, found.modes, rule, lowest)
         ends = (softest, highest) if softest > 0.0 else None
     return {
         "minimum": minimum,
@@ -266,20 +300,17 @@ def _newton(matrix: Hessian, modes: ZeroModes, forces: Float[Array, "n d"], solv
     }
 
 
-def _contacts(potential: Potential, system: System, neighbors: Neighbors, loose: Array) -> dict[str, float | None]:
+def _contacts(found: _Evidence, potential: Potential, d: int) -> dict[str, float | None]:
     """Numbers of the contact network, of the particles that are no rattlers."""
     nothing = dict.fromkeys(("force_scale", "contact_number", "isostatic", "smallest_overlap", "smallest_gap"))
-    if not isinstance(potential, PairPotential):
+    if found.contacts is None:
         return nothing
-    pairs = potential.pairs(system, neighbors.only(~loose))
-    touching, listed = np.asarray(pairs.interacts), np.asarray(pairs.listed)
-    gap = np.asarray(pairs.gap / pairs.cutoff)
-    held, d = int(np.sum(~np.asarray(loose))), system.dim
-    apart = gap[listed & ~touching]
+    touching, listed, gap, force = (np.asarray(found.contacts[name]) for name in ("touching", "listed", "gap", "force"))
+    held, apart = int(np.sum(~np.asarray(found.standing.rattlers))), gap[listed & ~touching]
     facts = nothing | {"contact_number": 2.0 * float(touching.sum()) / max(1, held)}
     if touching.any():
-        facts["force_scale"] = float(np.mean(np.asarray(pairs.force)[touching]))
-    if potential.contact:
+        facts["force_scale"] = float(np.mean(force[touching]))
+    if isinstance(potential, PairPotential) and potential.contact:
         facts["isostatic"] = 2.0 * d - 2.0 * (d - 1) / held if held else None
         facts["smallest_overlap"] = float(-gap[touching].max()) if touching.any() else None
         facts["smallest_gap"] = float(apart.min()) if apart.size else None

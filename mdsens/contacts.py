@@ -15,7 +15,8 @@ from .zero_modes import force_left, rattlers
 
 
 class Standing(eqx.Module):
-    """Whether the response of a point at rest is defined.
+    """Whether the response of a point at rest is defined: `rigid` where anything is held, `differentiable` where
+    no contact is marginal.
 
     `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
     touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
@@ -26,15 +27,8 @@ class Standing(eqx.Module):
 
     rattlers: Bool[Array, " n"]
     marginal: Bool[Array, " p"]
-
-    @property
-    def rigid(self) -> Bool[Array, ""]:
-        """Whether anything is held."""
-        return ~jnp.all(self.rattlers)
-
-    @property
-    def differentiable(self) -> Bool[Array, ""]:
-        return ~jnp.any(self.marginal)
+    rigid: Bool[Array, ""]
+    differentiable: Bool[Array, ""]
 
 
 @eqx.filter_jit
@@ -42,8 +36,10 @@ def standing(potential: Potential, system: System, neighbors: Neighbors, softest
     """`softest` is the lowest curvature of what is held, or a bound for it: how far a residual force may lead."""
     loose = rattlers(potential, system, neighbors)
     if not isinstance(potential, PairPotential):
-        return Standing(loose | (softest == 0.0), jnp.zeros(neighbors.valid.shape, bool))
-    return Standing(loose, _marginal(potential, system, neighbors, loose, softest))
+        loose, marginal = loose | (softest == 0.0), jnp.zeros(neighbors.valid.shape, bool)
+    else:
+        marginal = _marginal(potential, system, neighbors, loose, softest)
+    return Standing(loose, marginal, rigid=~jnp.all(loose), differentiable=~jnp.any(marginal))
 
 
 def _marginal(

@@ -45,11 +45,22 @@ def lowest_curvature(
     return lanczos(hessian(potential, system, backbone), modes, noise)
 
 
-class _Step(eqx.Module):
+class _Pass(eqx.Module):
+    """Where a pass over the Lanczos vectors stands; `summed` is their sum with the weights given."""
+
     before: Displacements
     here: Displacements
     beta: Float[Array, ""]
     summed: Displacements
+
+
+class _Ends(eqx.Module):
+    """The ends of the spectrum found in the first pass, and the Lanczos vectors' weights in the lowest eigenvector."""
+
+    lowest: Float[Array, ""]
+    highest: Float[Array, ""]
+    negative: Bool[Array, ""]
+    weights: Float[Array, " k"]
 
 
 def lanczos(matrix: Hessian, modes: ZeroModes, noise: Float[Array, ""]) -> Curvature:
@@ -58,36 +69,42 @@ def lanczos(matrix: Hessian, modes: ZeroModes, noise: Float[Array, ""]) -> Curva
     Without reorthogonalization: it brings copies of eigenvalues, no wrong ones (Paige 1980). The
     vector comes from a second pass, made only where there is a negative curvature: nothing is stored.
     """
-    shape = modes.rigid.shape[1:]
-    dtype = modes.rigid.dtype
+    shape, dtype = modes.rigid.shape[1:], modes.rigid.dtype
     steps = min(LANCZOS_STEPS, shape[0] * shape[1])
     first = modes.project(jax.random.normal(jax.random.key(1), shape, dtype))
     size = jnp.linalg.norm(first)
-    nothing = jnp.zeros(shape, dtype)
-    start = _Step(nothing, first / jnp.where(size > 0.0, size, 1.0), jnp.zeros((), dtype), nothing)
+    zero, nothing = jnp.zeros((), dtype), jnp.zeros(shape, dtype)
+    start = _Pass(nothing, first / jnp.where(size > 0.0, size, 1.0), zero, nothing)
 
-    def step(run: _Step, weight: Float[Array, ""]) -> tuple[_Step, tuple[Array, Array]]:
+    def step(run: _Pass, weight: Float[Array, ""]) -> tuple[_Pass, tuple[Array, Array]]:
         along = modes.project(matrix.product(run.here)) - run.beta * run.before
         alpha = jnp.sum(run.here * along)
         rest = modes.project(along - alpha * run.here)
         beta = jnp.linalg.norm(rest)
         beta = jnp.where(beta > 1e-12 * jnp.abs(alpha), beta, 0.0)
         after = rest / jnp.where(beta > 0.0, beta, 1.0) * (beta > 0.0)
-        return _Step(run.here, after, beta, run.summed + weight * run.here), (alpha, beta)
+        return _Pass(run.here, after, beta, run.summed + weight * run.here), (alpha, beta)
 
-    _, (alpha, beta) = jax.lax.scan(step, start, jnp.zeros(steps, dtype))
+    def once(carry: tuple[_Ends, Displacements, Array]) -> tuple[_Ends, Displacements, Array]:
+        ends, _, passes = carry
+        run, (alpha, beta) = jax.lax.scan(step, start, ends.weights)
+        return _ends(alpha, beta, noise), run.summed, passes + 1
+
+    def unfinished(carry: tuple[_Ends, Displacements, Array]) -> Bool[Array, ""]:
+        ends, _, passes = carry
+        return (passes == 0) | ((passes == 1) & ends.negative)
+
+    unknown = _Ends(zero, zero, jnp.asarray(False), jnp.zeros(steps, dtype))
+    ends, along, _ = jax.lax.while_loop(unfinished, once, (unknown, nothing, jnp.asarray(0, jnp.int32)))
+    length = jnp.linalg.norm(along)
+    return Curvature(ends.lowest, ends.highest, along / jnp.where(length > 0.0, length, 1.0), ends.negative)
+
+
+def _ends(alpha: Float[Array, " k"], beta: Float[Array, " k"], noise: Float[Array, ""]) -> _Ends:
+    """From the tridiagonal matrix, which ends where beta vanishes."""
     alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(beta[:-1] > 0.0).astype(bool)])
     diagonal = jnp.where(alive, alpha, alpha[0])  # within the spectrum, so that it is no end of it
     off = beta[:-1] * alive[1:]
     values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1))
     negative = values[0] < -(noise + spectral_cut(values))
-    weights = jnp.where(alive, vectors[:, 0], 0.0)
-
-    def add(carry: tuple[_Step, Array]) -> tuple[_Step, Array]:
-        run, k = carry
-        return step(run, weights[k])[0], k + 1
-
-    most = jnp.where(negative, steps, 0)
-    again, _ = jax.lax.while_loop(lambda carry: carry[1] < most, add, (start, jnp.asarray(0)))
-    length = jnp.linalg.norm(again.summed)
-    return Curvature(values[0], values[-1], again.summed / jnp.where(length > 0.0, length, 1.0), negative)
+    return _Ends(values[0], values[-1], negative, jnp.where(alive, vectors[:, 0], 0.0))

@@ -166,11 +166,13 @@ def _along(function: Any, system: System, potential: Potential, change: tuple[An
     return jnp.zeros_like(value) if slope is None else slope  # None: nothing depends on it, as without pairs
 
 
+@eqx.filter_jit
 def _sound(system: System) -> Float[Array, ""]:
     """1, or NaN where the positions are: a factor, which reaches every derivative, forward and reverse."""
     return jnp.where(jnp.all(jnp.isfinite(system.positions)), 1.0, jnp.nan).astype(system.positions.dtype)
 
 
+@eqx.filter_jit
 def _affine(system: System, to_system: System) -> Float[Array, "n d"]:
     """x h⁻¹ dh, the motion of particles that follow the cell."""
     if system.box is None or to_system.box is None:

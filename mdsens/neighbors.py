@@ -55,6 +55,7 @@ class AllPairs:
     def grown(self, neighbors: Neighbors) -> AllPairs:
         return self
 
+    @eqx.filter_jit
     def fits(self, potential: Potential, system: System) -> Bool[Array, ""]:
         """Whether all images within the cutoff are met; without `images` at most one of each pair may be."""
         if self.images and isinstance(potential, PairPotential):
@@ -118,6 +119,7 @@ class NeighborList:
             per_cell=max(self.per_cell, math.ceil(1.25 * int(neighbors.fullest_cell))),
         )
 
+    @eqx.filter_jit
     def fits(self, potential: Potential, system: System) -> Bool[Array, ""]:
         """As for all pairs, but up to the cutoff and the skin, since that far the list looks for images."""
         return _one_image((1.0 + self.skin) * potential.reach(system), system)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from .errors import InvalidInput
 
 
+@jax.jit
 def reciprocal(box: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The inverse of a cell in closed form, so that it costs nothing inside a loop.
 

@@ -1,4 +1,6 @@
 import functools
+import gc
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -70,6 +72,16 @@ def reference_of(equilibrium):
     ]
     sigma = equilibrium.potential.sigma
     return SoftSpheres(system.positions, system.box, system.diameters, *pairwise, sigma=sigma)
+
+
+@pytest.fixture(autouse=True)
+def _room_for_compiled_code():
+    """XLA maps memory for all that it compiles, and dies where Linux allows a process no more maps (65530)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 class Compilations:

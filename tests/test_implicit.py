@@ -22,12 +22,12 @@ def relative(a, b):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.98), (2, 0.90), (3, 0.75)])
 def test_the_full_jacobian_is_that_of_the_pseudo_inverse_forward_and_reverse(dim, packing_fraction):
-    for seed in range(20):
+    for seed in range(8):
         rest = jammed(seed=seed, dim=dim, packing_fraction=packing_fraction)
         expected = reference_of(rest).response_to_diameters()
         forward = jax.jacfwd(at_diameters(rest.system))(rest.system.diameters)
         assert relative(forward, expected) < 1e-8
-        if seed < 5:
+        if seed < 2:
             reverse = jax.jacrev(at_diameters(rest.system))(rest.system.diameters)
             assert relative(reverse, forward) < 1e-9
 

@@ -18,14 +18,14 @@ def contacts_at(rest, small, step):
 @pytest.mark.slow
 def test_the_first_change_of_contacts_is_the_one_predicted():
     right = 0
-    for seed in range(20):
+    for seed in range(12):
         rest = jammed(seed)
         network, small = reference_of(rest).backbone().network, np.asarray(rest.system.species) == 1
         interval = mdsens.validity(rest, SMALL)
         change = interval.above if seed % 2 else interval.below
         inside, beyond = (contacts_at(rest, small, share * change.step) for share in (0.95, 1.05))
         right += inside == network and change.pair in (network ^ beyond)
-    assert right >= 18, right
+    assert right >= 11, right
 
 
 def test_the_interval_tells_pairs_and_ends_and_whether_they_open():

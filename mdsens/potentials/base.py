@@ -101,6 +101,7 @@ class PairPotential(Potential):
         pairs = self.pairs(system, neighbors)
         return jnp.sum(pairs.map(lambda potential, r, sigma: potential.pair_energy(r, sigma)))
 
+    @eqx.filter_jit
     def reach(self, system: System) -> Scalar:
         count = self._species_told_apart
         species = system.species if count > 1 else jnp.zeros_like(system.species)
@@ -109,10 +110,12 @@ class PairPotential(Potential):
         potential, axes, sigma = self.for_species(i, j, largest[i], largest[j])
         return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
 
+    @eqx.filter_jit
     def covers(self, system: System) -> Bool[Array, ""]:
         count = self._species_told_apart
         return jnp.asarray(True) if count == 1 else jnp.all((system.species >= 0) & (system.species < count))
 
+    @eqx.filter_jit
     def stiffness(self, system: System) -> Scalar:
         potential, axes, sigma = self.for_particles(system, jnp.arange(system.n), jnp.arange(system.n))
         like_pairs = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
