@@ -284,9 +284,14 @@ def main():
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--again", type=Path, help="a file of packings' numbers: these anew, the others as they were")
     options = parser.parse_args()
-    begin, results = time.time(), []
-    shapes = groups(range(options.first, options.first + options.count))
+    begin, results, numbers = time.time(), [], range(options.first, options.first + options.count)
+    if options.again:
+        numbers = json.loads(options.again.read_text())
+        before = json.loads((options.output / "thousand.json").read_text())
+        results = [result for result in before if result["k"] not in numbers]
+    shapes = groups(numbers)
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=4) as pool:
         for group in pool.imap_unordered(_work, shapes, chunksize=1):
             results += group
@@ -294,7 +299,7 @@ def main():
                 wrong = [f"{name} {verdict}" for name, verdict in result["verdicts"].items() if "wrong" in verdict]
                 if wrong or result.get("confirmed") is False:
                     print(result, flush=True)
-            print(f"{len(results)} of {options.count}, {time.time() - begin:.0f} s", flush=True)
+            print(f"{len(results)}, {time.time() - begin:.0f} s", flush=True)
     results.sort(key=lambda r: r["k"])
     summary = table(results)
     print(summary)

@@ -32,6 +32,15 @@ def test_any_minimizer_of_jax_md_by_the_adapter():
     np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_strongly_bidisperse_packings_come_to_rest_as_fast_as_others(dim):
+    """The contacts of the small particles are 25 times as stiff as those of the large ones."""
+    for seed in range(6):
+        system = mdsens.random_packing(32, dim, (1.0, 0.2), packing_fraction=1.15, seed=seed)
+        rest = mdsens.Relaxation(tolerance=1e-11, max_steps=10_000)(mdsens.SoftSphere(), system)
+        assert bool(rest.minimum)
+
+
 def test_a_start_with_huge_forces_does_not_blow_up():
     system = mdsens.random_packing(40, packing_fraction=0.6, diameters=(1.0,), seed=5)
     rest = mdsens.Relaxation(tolerance=1e-8)(mdsens.LennardJones(), system)
