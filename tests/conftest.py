@@ -88,15 +88,20 @@ class Compilations:
     """Counts what JAX compiles between `with` and its end."""
 
     def __init__(self):
-        self.count = 0
+        self.names: list[str] = []
         self.counting = False
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event, _seconds, **_):
-        self.count += self.counting and event.endswith("backend_compile_duration")
+    def _listen(self, event, _seconds, **about):
+        if self.counting and event.endswith("backend_compile_duration"):
+            self.names.append(about.get("fun_name", "?"))
+
+    @property
+    def count(self):
+        return len(self.names)
 
     def __enter__(self):
-        self.count, self.counting = 0, True
+        self.names, self.counting = [], True
         return self
 
     def __exit__(self, *_):

@@ -14,7 +14,7 @@ from mdsens.hessian import hessian
 RELAX = mdsens.Relaxation(tolerance=1e-11)
 N = 24
 
-laws = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+laws = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 seeds = st.integers(0, 10_000)
 dims = st.sampled_from([2, 3])
 potentials = st.builds(
