@@ -305,9 +305,10 @@ def main():
     print(summary)
     options.output.mkdir(parents=True, exist_ok=True)
     where = f"JAX {jax.__version__}, {jax.devices()[0].device_kind}"
-    text = f"{summary}\n\n{where}, {time.time() - begin:.0f} s with {options.jobs} processes.\n"
+    anew = f"the {len(numbers)} packings done last took " if options.again else ""
+    text = f"{summary}\n\n{where}; {anew}{time.time() - begin:.0f} s with {options.jobs} processes.\n"
     (options.output / "thousand.md").write_text(text)
-    (options.output / "thousand.json").write_text(json.dumps(results, indent=0) + "\n")
+    (options.output / "thousand.json").write_text(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":
