@@ -12,7 +12,8 @@ relaxations along which no contact changes. Everything else is a refusal, by its
 published recipe (jaxopt's `custom_root` over conjugate gradients, BiCGSTAB, or its default, the normal
 equations) is asked for the same reverse-mode gradients.
 
-Writes thousand.json and thousand.md.
+Writes thousand.json and thousand.md. After a change that touches some packings, `--again FILE` (their numbers, as JSON)
+runs these and keeps the others' verdicts.
 """
 
 import argparse
@@ -137,10 +138,6 @@ def aligned(end, start):
     return x
 
 
-def refusal(error):
-    return type(error).__name__
-
-
 def examine(k, recipes=True, solvers=SOLVERS):
     """The verdicts on one packing: {(solver, mode): "right" | "refused: …" | "wrong: …"}, and what is known of it."""
     potential, system, facts = case(k)
@@ -149,17 +146,19 @@ def examine(k, recipes=True, solvers=SOLVERS):
         rest = mdsens.Relaxation(tolerance=1e-12)(potential, system)
     except mdsens.MdsensError as error:
         return facts | {
-            "verdicts": {f"{s} {m}": f"refused: {refusal(error)}" for s in solvers for m in ("forward", "reverse")}
+            "verdicts": {
+                f"{s} {m}": f"refused: {type(error).__name__}" for s in solvers for m in ("forward", "reverse")
+            }
         }
     weights = weights_of(rest.system.n, rest.system.dim, k)
     direction = np.random.default_rng([7, k]).normal(size=rest.system.n)
     backbone = reference_of(rest).backbone()
     slopes = np.asarray(jax.jacrev(losses)(rest.positions, weights)).reshape(3, -1)
-    rigid = _rigid(backbone)
+    rigid = len(backbone.r) > 0
     inverse = backbone.inverse()
     expected = -(slopes @ (inverse @ backbone.gradient_by_diameter()))
     scale = np.maximum(np.linalg.norm(expected, axis=1), 1e-4 * np.linalg.norm(slopes, axis=1))
-    facts |= {"escapes": int(rest.escapes), "rigid": bool(rigid), "confirmed": None}
+    facts |= {"escapes": int(rest.escapes), "rigid": rigid, "confirmed": None}
     if rigid:
         facts["confirmed"] = confirmed(backbone, weights, direction, expected @ direction, scale)
     for name, solver in solvers.items():
@@ -181,7 +180,7 @@ def examine(k, recipes=True, solvers=SOLVERS):
                     size = scale
                 verdicts[f"{name} {mode}"] = judge(np.asarray(value), wanted, size)
             except mdsens.MdsensError as error:
-                verdicts[f"{name} {mode}"] = f"refused: {refusal(error)}"
+                verdicts[f"{name} {mode}"] = f"refused: {type(error).__name__}"
     facts["verdicts"] = verdicts
     if recipes and rest.system.n <= RECIPE_UP_TO:
         naive = reference_of(rest)
@@ -189,10 +188,6 @@ def examine(k, recipes=True, solvers=SOLVERS):
         answers = (expected, also)
         facts["recipe"] = {name: recipe(solve, rest, weights, answers, scale) for name, solve in RECIPES.items()}
     return facts
-
-
-def _rigid(backbone):
-    return len(backbone.r) > 0
 
 
 def judge(value, wanted, scale):

@@ -46,12 +46,17 @@ def check_system(potential: Potential, system: System) -> None:
     for leaf in jax.tree.leaves(potential):
         if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
-    if bool(jnp.min(system.species) < 0) or not bool(potential.covers(system)):
+    species = np.asarray(system.species)
+    if species.min() < 0 or not bool(potential.covers(system)):
         raise InvalidInput(
-            f"species reach from {int(jnp.min(system.species))} to {int(jnp.max(system.species))}, and the matrices of "
+            f"species reach from {species.min()} to {species.max()}, and the matrices of "
             f"{type(potential).__name__} have no row for each of them, from 0 on"
         )
-    if isinstance(potential, PairPotential) and potential.sigma is not None and bool(jnp.any(potential.sigma <= 0)):
+    if (
+        isinstance(potential, PairPotential)
+        and potential.sigma is not None
+        and np.any(np.asarray(potential.sigma) <= 0)
+    ):
         raise InvalidInput("sigma must be a positive length")
     images = isinstance(potential, PairPotential)
     if not bool(AllPairs(images).fits(potential, system)):
