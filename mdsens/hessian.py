@@ -7,7 +7,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
@@ -18,6 +18,8 @@ Displacements = Float[Array, "n d"]
 
 def gradient(potential: Potential, system: System, neighbors: Neighbors) -> Displacements:
     """∂E/∂x, minus the forces."""
+    if isinstance(potential, PairPotential):
+        return potential.pairs(system, neighbors).gradient(system.n)
     return jax.grad(lambda x: potential.energy(system.replace(positions=x), neighbors))(system.positions)
 
 
@@ -36,6 +38,12 @@ class Hessian(eqx.Module):
     def scale(self) -> Float[Array, ""]:
         """A typical eigenvalue: the mean of the diagonal, or an estimate of it."""
 
+    @abc.abstractmethod
+    def site_stiffness(self) -> Float[Array, " n"]:
+        """How stiffly each particle is held by the others where they are: the mean of its part of the diagonal, or
+        an estimate of it.
+        """
+
 
 class PairHessian(Hessian):
     """A sum over pairs: block k_ij = φ'' n nᵀ + (φ'/r)(1 - n nᵀ), which acts on u_j - u_i."""
@@ -46,7 +54,7 @@ class PairHessian(Hessian):
     n: int = eqx.field(static=True)
 
     def product(self, u: Displacements) -> Displacements:
-        change = jnp.einsum("pab,pb->pa", self.blocks, u[self.j] - u[self.i])
+        change = jnp.sum(self.blocks * (u[self.j] - u[self.i])[:, None, :], axis=-1)
         return jnp.zeros_like(u).at[self.j].add(change).at[self.i].add(-change)
 
     def dense(self) -> Float[Array, "n d n d"]:
@@ -56,9 +64,29 @@ class PairHessian(Hessian):
             matrix = matrix.at[a, :, b, :].add(sign * self.blocks)
         return matrix
 
-    def scale(self) -> Float[Array, ""]:
+    def coordinates(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        """Rows, columns and values of the upper triangle of H + added 1; pairs that do not interact take no place."""
         d = self.blocks.shape[-1]
-        return 2.0 * jnp.sum(jnp.trace(self.blocks, axis1=1, axis2=2)) / (self.n * d)
+        live = jnp.any(self.blocks != 0.0, axis=(1, 2)) & (self.i != self.j)
+        blocks = jnp.where(live[:, None, None], self.blocks, 0.0)
+        on_site = jnp.zeros((self.n, d, d), blocks.dtype).at[self.i].add(blocks).at[self.j].add(blocks)
+        on_site = on_site + added * jnp.eye(d, dtype=blocks.dtype)
+        low, high = (jnp.where(live, end(self.i, self.j), 0) for end in (jnp.minimum, jnp.maximum))
+        a, b = (k.ravel() for k in jnp.meshgrid(jnp.arange(d), jnp.arange(d), indexing="ij"))
+        sites, u, v = jnp.arange(self.n), *jnp.triu_indices(d)
+        places = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
+        between = [
+            (site[:, None] * d + jnp.where(live[:, None], corner, 0)).ravel() for site, corner in ((low, a), (high, b))
+        ]
+        rows, columns = (jnp.concatenate(parts).astype(jnp.int32) for parts in zip(places, between, strict=True))
+        return rows, columns, jnp.concatenate([on_site[:, u, v].ravel(), -blocks.ravel()])
+
+    def scale(self) -> Float[Array, ""]:
+        return jnp.mean(self.site_stiffness())
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        each = jnp.trace(self.blocks, axis1=1, axis2=2) / self.blocks.shape[-1]
+        return jnp.zeros(self.n, each.dtype).at[self.i].add(each).at[self.j].add(each)
 
 
 class GeneralHessian(Hessian):
@@ -82,6 +110,9 @@ class GeneralHessian(Hessian):
     def scale(self) -> Float[Array, ""]:
         probe = jax.random.rademacher(jax.random.key(0), self.system.positions.shape, self.system.positions.dtype)
         return jnp.sum(probe * self.product(probe)) / probe.size
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        return jnp.broadcast_to(self.scale(), self.system.n)
 
 
 def hessian(potential: Potential, system: System, neighbors: Neighbors) -> Hessian:

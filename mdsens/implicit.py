@@ -30,8 +30,7 @@ from .errors import NotDifferentiable, NotRigid
 from .hessian import Hessian, gradient, hessian
 from .neighbors import Neighbors
 from .potentials import Potential
-from .system import System, reciprocal
-from .validation import is_concrete
+from .system import System, is_concrete, reciprocal
 from .zero_modes import ZeroModes, known_zero_modes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,10 +19,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .errors import InvalidInput, NeighborOverflow
 from .potentials import PairPotential, Potential
-from .system import System, minimum_image, reciprocal
+from .system import System, is_concrete, nearest_image, reciprocal
 
 ALL_PAIRS_UP_TO = 200
 """The size from which on a list is faster than all pairs; on two CPU cores they meet at about 100."""
+
+
+WORD = 32
+"""Candidates told apart by the bits of one word."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class AllPairs:
             skin=jnp.asarray(jnp.inf, system.positions.dtype),
             kind=self,
             found=jnp.asarray(i.size, jnp.int32),
-            fullest_cell=jnp.asarray(system.n, jnp.int32),
+            longest_row=jnp.asarray(system.n, jnp.int32),
             shift=None if shift is None else jnp.asarray(shift),
         )
 
@@ -68,55 +73,47 @@ class NeighborList:
     """The pairs closer than their cutoff plus a skin, found by sorting the particles into cells.
 
     **Arguments:** `skin`, as a fraction of the longest cutoff: the list serves until a particle has
-    moved half of it. `pairs_per_particle` and `per_cell`: the capacity; each pair counts once.
+    moved half of it. `pairs_per_particle` and `per_row`, candidates in three cells side by side: the
+    capacity; each pair counts once.
     Outside `jit` the capacity grows by itself; inside, `Relaxation.sized_for` sets it beforehand.
     """
 
-    skin: float = 0.15
+    skin: float = 0.25
     pairs_per_particle: float = 8.0
-    per_cell: int = 8
+    per_row: int = 24
 
     def __post_init__(self) -> None:
-        if not (0.0 < self.skin < math.inf and self.pairs_per_particle > 0.0 and self.per_cell >= 1):
+        if not (0.0 < self.skin < math.inf and self.pairs_per_particle > 0.0 and self.per_row >= 1):
             raise InvalidInput(f"skin and capacities of a neighbor list must be positive: {self}")
 
     def build(self, potential: Potential, system: System) -> Neighbors:
         if not isinstance(potential, PairPotential):
             return AllPairs().build(potential, system)
-        skin = self.skin * jax.lax.stop_gradient(potential.reach(system))
-        system = jax.lax.stop_gradient(system)
-        j, listed, fullest_cell = _candidates(system, potential.reach(system) + skin, self.per_cell)
-        i = jnp.broadcast_to(jnp.arange(system.n, dtype=jnp.int32)[:, None], j.shape[1:])
-
-        def close(j: Array, listed: Array) -> Bool[Array, "n c"]:
-            separation = minimum_image(system.positions[j] - system.positions[i], system.box)
-            cutoff = potential.cutoffs(system, i.ravel(), j.ravel()).reshape(j.shape) + skin
-            return listed & (i < j) & (jnp.sum(separation**2, axis=-1) < cutoff**2)
-
-        keep = jax.lax.map(lambda stencil: close(*stencil), (j, listed))
+        system, reach = jax.lax.stop_gradient((system, potential.reach(system)))
+        skin = self.skin * reach
+        cells = _cells(system, reach + skin)
+        rows = _rows(cells, system.box is None)
+        words = _close(potential, system, skin, cells, rows, self.per_row)
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
-        counted = jnp.cumsum(keep.ravel(), dtype=jnp.int32)
-        found = counted[-1]
-        slots = jnp.searchsorted(counted, jnp.arange(1, capacity + 1, dtype=jnp.int32))  # faster than `nonzero`
-        slots = jnp.minimum(slots, keep.size - 1)
+        i, j, found = _unpacked(words, rows, cells.order, capacity)
         return Neighbors(
-            i=jnp.broadcast_to(i, j.shape).ravel()[slots],
-            j=j.ravel()[slots],
+            i=jnp.minimum(i, j),
+            j=jnp.maximum(i, j),
             valid=jnp.arange(capacity) < found,
             reference=system.positions,
             skin=skin,
             kind=self,
             found=found,
-            fullest_cell=fullest_cell,
+            longest_row=jnp.max(rows.length),
         )
 
     def grown(self, neighbors: Neighbors) -> NeighborList:
-        """A list with room for what this one needed and a quarter more, on a coarse scale to keep shapes few."""
-        needed = 1.25 * max(1, int(neighbors.found)) / neighbors.reference.shape[0]
+        """A list with room for what this one needed and a quarter more."""
+        needed = max(1, int(neighbors.found)) / neighbors.reference.shape[0]
         return dataclasses.replace(
             self,
-            pairs_per_particle=max(self.pairs_per_particle, 2.0 ** (math.ceil(2 * math.log2(needed)) / 2)),
-            per_cell=max(self.per_cell, math.ceil(1.25 * int(neighbors.fullest_cell))),
+            pairs_per_particle=max(self.pairs_per_particle, _coarse(1.25 * needed)),
+            per_row=max(self.per_row, math.ceil(1.25 * int(neighbors.longest_row))),
         )
 
     @eqx.filter_jit
@@ -129,7 +126,7 @@ class Neighbors(eqx.Module):
     """Pairs (i, j) with i < j, `valid` where the slot is in use, and how long they may be used.
 
     `reference` are the positions at which the list was made; it is stale once a particle has moved
-    more than half the `skin` from there. `found` pairs in `fullest_cell` particles at most a cell are
+    more than half the `skin` from there. `found` pairs and `longest_row` candidates side by side are
     what it needed; where that is more than it could hold, `overflow` says that it must not be used.
     `shift`, in lattice vectors, tells the image of j that is meant, from the nearest one on; None: that one.
     """
@@ -141,14 +138,14 @@ class Neighbors(eqx.Module):
     skin: Float[Array, ""]
     kind: AllPairs | NeighborList = eqx.field(static=True)
     found: Int[Array, ""]
-    fullest_cell: Int[Array, ""]
+    longest_row: Int[Array, ""]
     shift: Int[Array, "p d"] | None = None
 
     @property
     def overflow(self) -> Bool[Array, ""]:
         if isinstance(self.kind, AllPairs):
             return jnp.asarray(False)
-        return (self.found > self.i.shape[0]) | (self.fullest_cell > self.kind.per_cell)
+        return (self.found > self.i.shape[0]) | (self.longest_row > self.kind.per_row)
 
     def stale(self, positions: Float[Array, "n d"]) -> Bool[Array, ""]:
         if isinstance(self.kind, AllPairs):
@@ -156,16 +153,50 @@ class Neighbors(eqx.Module):
         moved = jnp.max(jnp.sum((positions - self.reference) ** 2, axis=-1))
         return moved > (0.5 * self.skin) ** 2
 
+    def renamed(self, order: Int[Array, " n"], reference: Float[Array, "n d"]) -> Neighbors:
+        """The same pairs where particle k is called order[k]."""
+        i, j = order[self.i], order[self.j]
+        names = lambda nb: (nb.i, nb.j, nb.reference)  # noqa: E731
+        return eqx.tree_at(names, self, (jnp.minimum(i, j), jnp.maximum(i, j), reference))
+
     def only(self, keep: Bool[Array, " n"]) -> Neighbors:
         """The pairs of which both particles are kept."""
         return eqx.tree_at(lambda nb: nb.valid, self, self.valid & keep[self.i] & keep[self.j])
 
 
 def automatic(potential: Potential, system: System) -> AllPairs | NeighborList:
-    """All pairs for small systems and for potentials that are no sum over pairs; else a list."""
+    """All pairs for small systems and for potentials that are no sum over pairs; else a list.
+
+    Outside `jit` it has room for what a gas of the same density needs and a little more.
+    """
     if system.n <= ALL_PAIRS_UP_TO or not isinstance(potential, PairPotential):
         return AllPairs()
-    return NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 10.0)
+    kind = NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 12.0, per_row=32 if system.dim == 2 else 48)
+    if system.box is None or not is_concrete((potential, system)):
+        return kind
+    pairs, row = (float(expected) for expected in _of_a_gas(potential, system, kind.skin))
+    if not math.isfinite(pairs + row):
+        return kind
+    return dataclasses.replace(kind, pairs_per_particle=_coarse(1.1 * pairs), per_row=4 * math.ceil(row / 4))
+
+
+@eqx.filter_jit
+def _of_a_gas(potential: PairPotential, system: System, skin: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """At this density without any order: pairs for each particle, from one partner for each, drawn at random, and
+    the candidates in the fullest row (Bernstein's bound).
+    """
+    partner = jax.random.permutation(jax.random.key(0), system.n)
+    longest = (1.0 + skin) * potential.reach(system)
+    reach = potential.cutoffs(system, jnp.arange(system.n), partner) + longest - potential.reach(system)
+    ball = jnp.pi * reach**2 if system.dim == 2 else 4.0 / 3.0 * jnp.pi * reach**3
+    row = 3.0 * system.n / jnp.prod(jnp.maximum(jnp.floor(system.heights / longest), 1.0))
+    rare = math.log(3 * system.n)
+    return 0.5 * system.n * jnp.mean(ball) / system.volume, row + jnp.sqrt(2.0 * rare * row) + rare / 3.0
+
+
+def _coarse(needed: float) -> float:
+    """At least that, on a coarse scale to keep shapes few."""
+    return 2.0 ** (math.ceil(8 * math.log2(needed)) / 8)
 
 
 def sized(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
@@ -191,6 +222,20 @@ def sized(kind: AllPairs | NeighborList, potential: Potential, system: System) -
     )
 
 
+def refreshed(neighbors: Neighbors, potential: Potential, system: System) -> Neighbors:
+    """The list made anew for the same potential and box, grown if it must."""
+    anew = build(neighbors.kind, potential, system)
+    return sized(neighbors.kind, potential, system) if bool(anew.overflow) else anew
+
+
+@eqx.filter_jit
+def by_place(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Int[Array, " n"]:
+    """Particles in an order that keeps neighbors together, in memory too, which makes forces twice as fast."""
+    if isinstance(kind, AllPairs) or not isinstance(potential, PairPotential):
+        return jnp.arange(system.n, dtype=jnp.int32)
+    return _cells(system, (1.0 + kind.skin) * potential.reach(system)).order
+
+
 @eqx.filter_jit
 def build(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Neighbors:
     """`kind.build`, compiled."""
@@ -213,10 +258,24 @@ def _one_image(distance: Float[Array, ""], system: System) -> Bool[Array, ""]:
     return jnp.isposinf(distance) | (jnp.min(system.heights) >= 2.0 * distance)
 
 
-def _candidates(
-    system: System, width: Float[Array, ""], per_cell: int
-) -> tuple[Int[Array, "s n c"], Bool[Array, "s n c"], Int[Array, ""]]:
-    """For every particle, the particles in its cell and the cells around: [stencil, n, per_cell]."""
+class _Cells(eqx.Module):
+    """Particles sorted into a grid of cells, the first lattice vector's running fastest: `order` [n], and in that
+    order the cell of each, `home` [n, d]. Cell c has the places first[c] to first[c + 1] - 1.
+    """
+
+    order: Int[Array, " n"]
+    home: Int[Array, "n d"]
+    first: Int[Array, " c"]
+    shape: Int[Array, " d"]
+
+    def label(self, *cell: Int[Array, " n"]) -> Int[Array, " n"]:
+        label = jnp.zeros_like(cell[0])
+        for k in reversed(range(len(cell))):
+            label = label * self.shape[k] + cell[k]
+        return label
+
+
+def _cells(system: System, width: Float[Array, ""]) -> _Cells:
     x, n, d = system.positions, system.n, system.dim
     if system.box is None:
         low, high = jnp.min(x, axis=0), jnp.max(x, axis=0)
@@ -227,27 +286,118 @@ def _candidates(
         fractions = x @ reciprocal(system.box)
         fractions = fractions - jnp.floor(fractions)
     most = 2 * math.ceil(n ** (1 / d))
-    cells = jnp.clip(jnp.floor(extent / width), 1, most).astype(jnp.int32)
-    home = jnp.minimum((fractions * cells).astype(jnp.int32), cells - 1)
-    strides = jnp.concatenate([jnp.ones(1, jnp.int32), jnp.cumprod(cells[:-1])]).astype(jnp.int32)
-    label = home @ strides
-    order = jnp.argsort(label).astype(jnp.int32)
+    shape = jnp.clip(jnp.floor(extent / width), 1, most).astype(jnp.int32)
+    home = jnp.minimum((fractions * shape).astype(jnp.int32), shape - 1)
+    label = _Cells(jnp.arange(n), home, jnp.arange(1), shape).label(*home.T)
     inhabitants = jnp.zeros(most**d, jnp.int32).at[label].add(1)
     first = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(inhabitants, dtype=jnp.int32)])
-    fullest_cell = jnp.max(inhabitants)
+    order = _argsort(label)
+    return _Cells(order, home[order], first, shape)
 
-    def in_cell(offset: Int[Array, " d"]) -> tuple[Int[Array, "n c"], Bool[Array, "n c"]]:
-        cell = home + offset
-        if system.box is None:
-            exists = jnp.all((cell >= 0) & (cell < cells), axis=1)
-        else:
-            distinct = (cells > 2) | (offset == 0) | ((cells == 2) & (offset == 1))
-            exists = jnp.broadcast_to(jnp.all(distinct), n)
-        target = jnp.where(exists, jnp.mod(cell, cells) @ strides, 0)
-        slots = first[target][:, None] + jnp.arange(per_cell, dtype=jnp.int32)
-        listed = exists[:, None] & (slots < first[target + 1][:, None])
-        return order[jnp.minimum(slots, n - 1)], listed
 
-    stencil = jnp.array(list(itertools.product((-1, 0, 1), repeat=d)), dtype=jnp.int32)
-    j, listed = jax.lax.map(in_cell, stencil)
-    return j, listed, fullest_cell
+def _argsort(label: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Stable; of one array of long integers, where they can be had, since sorting two is six times slower on a CPU."""
+    if jnp.arange(1, dtype=float).dtype != jnp.float64:
+        return jnp.argsort(label).astype(jnp.int32)
+    places = jnp.arange(label.size, dtype=jnp.int64)
+    return (jnp.sort(label.astype(jnp.int64) * label.size + places) % label.size).astype(jnp.int32)
+
+
+class _Row(NamedTuple):
+    """Of every particle the candidates in one row of cells beside it: `length` places from `start` on, which wrap
+    around from the end of the row to its beginning; those not after the particle's own only if `backward`.
+    """
+
+    start: Int[Array, " n"]
+    length: Int[Array, " n"]
+    begin: Int[Array, " n"]
+    end: Int[Array, " n"]
+    backward: Bool[Array, ""]
+
+    def place(self, k: Int[Array, "*n k"]) -> Int[Array, "n k"]:
+        """Of the k-th candidates."""
+        place = self.start[:, None] + k
+        return jnp.where(place >= self.end[:, None], place - (self.end - self.begin)[:, None], place)
+
+
+def _row(cells: _Cells, offset: Int[Array, " e"], is_open: bool) -> _Row:
+    """The row at an offset along all lattice vectors but the first, of three cells or as many as there are; of the
+    particle's own row what comes after it. So each pair is met once.
+    """
+    width, across, shape = cells.shape[0], cells.home[:, 1:] + offset, cells.shape[1:]
+    own, wraps = jnp.all(offset == 0), not is_open
+    if is_open:
+        exists = jnp.all((across >= 0) & (across < shape), axis=1)
+        across = jnp.clip(across, 0, shape - 1)
+    else:
+        distinct = (offset == 0) | (shape > 2) | ((shape == 2) & (offset == 1))
+        exists, across = jnp.all(distinct), jnp.mod(across, shape)
+    x, rest = cells.home[:, 0], tuple(across.T)
+    low = jnp.where(width < 3, 0, jnp.mod(x - 1, width) if wraps else jnp.maximum(x - 1, 0))
+    high = jnp.where(width < 3, width - 1, jnp.mod(x + 1, width) if wraps else jnp.minimum(x + 1, width - 1))
+    begin = cells.first[cells.label(jnp.zeros_like(x), *rest)]
+    end = cells.first[cells.label(jnp.broadcast_to(width - 1, x.shape), *rest) + 1]
+    start = jnp.where(own, jnp.arange(1, x.size + 1, dtype=jnp.int32), cells.first[cells.label(low, *rest)])
+    count = cells.first[cells.label(high, *rest) + 1] - start
+    low = jnp.where(own, x, low)
+    count = count + jnp.where(high < low, end - begin, 0)
+    leading = jnp.argmax(offset != 0)
+    twice = ~own & (shape[leading] == 2) & wraps
+    return _Row(start, jnp.where(exists, count, 0), begin, end, ~twice)
+
+
+def _rows(cells: _Cells, is_open: bool) -> _Row:
+    """All rows beside each particle, of each two opposite ones one: leading axis [s]."""
+    d = cells.shape.size
+    half = [offset for offset in itertools.product((-1, 0, 1), repeat=d - 1) if offset >= (0,) * (d - 1)]
+    return jax.vmap(lambda offset: _row(cells, offset, is_open))(jnp.array(half, dtype=jnp.int32))
+
+
+def _close(
+    potential: PairPotential, system: System, skin: Float[Array, ""], cells: _Cells, rows: _Row, per_row: int
+) -> Int[Array, "n s w"]:
+    """For every particle, in the order of the cells, which candidates of its rows are close: a bit for each."""
+    ordered = system.in_order(cells.order)
+    i = jnp.arange(system.n, dtype=jnp.int32)[:, None]
+    bits = jnp.arange(min(WORD, per_row), dtype=jnp.int32)
+
+    def word(row: _Row, chunk: Int[Array, ""]) -> Int[Array, " n"]:
+        k = WORD * chunk + bits
+        place = row.place(k)
+        listed = (k < row.length[:, None]) & (row.backward | (place > i))
+        j = jnp.clip(place, 0, system.n - 1)
+        separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.box)
+        reach = potential.cutoffs(ordered, jnp.broadcast_to(i, j.shape).ravel(), j.ravel()).reshape(j.shape) + skin
+        close = listed & (sum(part**2 for part in separation) < reach**2)
+        return jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
+
+    chunks = jnp.arange(math.ceil(per_row / WORD), dtype=jnp.int32)
+    return jax.vmap(jax.vmap(word, (None, 0), 1), (0, None), 1)(rows, chunks)
+
+
+def _unpacked(
+    words: Int[Array, "n s w"], rows: _Row, order: Int[Array, " n"], capacity: int
+) -> tuple[Int[Array, " p"], Int[Array, " p"], Int[Array, ""]]:
+    """The pairs (i, j) of all bits that are set, and how many there are."""
+    n, s, w = words.shape
+    count = jax.lax.population_count(words.ravel()).astype(jnp.int32)
+    ends = jnp.cumsum(count, dtype=jnp.int32)
+    starts = ends - count
+    begun = jnp.zeros(capacity + 1, jnp.int32).at[jnp.minimum(starts, capacity)].add(1)
+    source = jnp.cumsum(begun[:-1], dtype=jnp.int32) - 1
+    bit = _nth_bit(words.ravel()[source], jnp.arange(capacity, dtype=jnp.int32) - starts[source])
+    i, row, chunk = source // (s * w), source // w % s, source % w
+    here = jax.tree.map(lambda leaf: leaf[row, i] if leaf.ndim == 2 else leaf[row], rows)
+    j = jnp.clip(here.place((WORD * chunk + bit)[:, None])[:, 0], 0, n - 1)
+    return order[i], order[j], ends[-1]
+
+
+def _nth_bit(word: Int[Array, " p"], n: Int[Array, " p"]) -> Int[Array, " p"]:
+    """The place of the n-th bit that is set, from zero on."""
+
+    def drop(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        word, left = carry
+        return jnp.where(left > 0, word & (word - 1), word), left - 1
+
+    word, _ = jax.lax.while_loop(lambda carry: jnp.any((carry[1] > 0) & (carry[0] != 0)), drop, (word, n))
+    return jax.lax.population_count((word & -word) - 1).astype(jnp.int32)

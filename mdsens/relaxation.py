@@ -14,15 +14,16 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from . import implicit, linear_solvers, neighbors, validation
+from . import implicit, linear_solvers, neighbors, newton, validation
 from .certificate import Certificate, certify
 from .curvature import Curvature, lowest_curvature
 from .errors import NotAMinimum, NotConverged
 from .hessian import gradient
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
+from .newton import Newton
 from .potentials import Potential
-from .system import System
+from .system import System, is_concrete
 
 MOST_STEPS_UNSEEN = 1000
 """Outside `jit` the host looks at least this often, and more often for large systems, whose steps take longer."""
@@ -94,7 +95,7 @@ class Equilibrium:
         return cls(*values, *static)
 
     def __repr__(self) -> str:
-        if not validation.is_concrete(jax.tree.leaves((self.potential, self.energy, self.max_force))):
+        if not is_concrete(jax.tree.leaves((self.potential, self.energy, self.max_force))):
             return "Equilibrium(traced)"
         state = "a minimum" if bool(self.minimum) else "a saddle" if bool(self.converged) else "not at rest"
         return (
@@ -108,7 +109,7 @@ class Equilibrium:
         if not isinstance(self.at_rest, Pending):
             return self.at_rest
         system = self.at_rest.ask()
-        if validation.is_concrete(system):  # what is traced belongs to the transformation that asks
+        if is_concrete(system):  # what is traced belongs to the transformation that asks
             object.__setattr__(self, "at_rest", system)
         return system
 
@@ -164,6 +165,8 @@ class Relaxation:
     **Arguments:**
 
     - `minimizer`: `FIRE()`, `GradientDescent()`, or any of jax-md's through `JaxMDMinimizer`.
+    - `newton`: how the last digits are found once the contacts have settled, in systems large enough for
+      a neighbor list; None: by the minimizer alone.
     - `tolerance`: the largest force component allowed, energy per length.
     - `max_steps`: when to give up.
     - `linear_solver`: the solver behind the derivatives, from `mdsens.linear_solvers` or lineax;
@@ -189,6 +192,7 @@ class Relaxation:
     """
 
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
+    newton: Newton | None = dataclasses.field(default_factory=Newton)
     tolerance: float = 1e-10
     max_steps: int = 100_000
     linear_solver: lx.AbstractLinearSolver | None = None
@@ -205,7 +209,7 @@ class Relaxation:
         potential = potential.in_precision_of(system)
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
-        concrete = validation.is_concrete(start)
+        concrete = is_concrete(start)
         end, curvature, escapes = self._driven(*start) if concrete else self._traced(*start)
 
         sound = end.neighbors.kind.fits(*start) & potential.covers(system) & ~end.neighbors.overflow
@@ -214,7 +218,7 @@ class Relaxation:
         positions = end.positions
         if self.throw and not concrete:
             positions = jnp.where(minimum, positions, jnp.nan)
-        solver = self.linear_solver or linear_solvers.automatic(positions.size)
+        solver = self.linear_solver or linear_solvers.automatic(potential, system, self.throw)
         rule = implicit.Rule(solver, self.throw, self.one_sided)
         at_rest = system.replace(positions=positions), potential, end.neighbors, rule, curvature.lowest
         return Equilibrium(
@@ -242,14 +246,16 @@ class Relaxation:
         list_ = neighbors.sized(kind, potential.in_precision_of(system), system)
         return dataclasses.replace(self, neighbors=list_.kind.grown(list_))
 
-    def _driven(self, potential: Potential, system: System) -> tuple[Descent, Curvature, Int[Array, ""]]:
+    def _driven(self, potential: Potential, system: System) -> tuple[End, Curvature, Int[Array, ""]]:
         """The host drives: lists grow when they must, progress is reported, failures are raised."""
         validation.check_system(potential, system)
         kind = self.neighbors or neighbors.automatic(potential, system)
+        order, given = neighbors.by_place(kind, potential, system), system
+        system = system.in_order(order)
         list_ = neighbors.sized(kind, potential, system)
         run = _start(self.minimizer, potential, system, list_, jnp.asarray(0, jnp.int32))
         if not np.isfinite(run.max_force):
-            raise validation.why_no_forces(system)
+            raise validation.why_no_forces(given)
         for escapes in range(MOST_ESCAPES + 1):
             run = self._descent(potential, system, run)
             here = system.replace(positions=run.positions)
@@ -264,22 +270,33 @@ class Relaxation:
             raise self._not_converged(run)
         if self.throw and bool(curvature.negative):
             raise self._not_a_minimum(curvature, escapes)
-        return run, curvature, jnp.asarray(escapes, jnp.int32)
+        return _as_given(run, order), curvature, jnp.asarray(escapes, jnp.int32)
+
+    def _highest(self, kind: AllPairs | NeighborList, potential: Potential, system: System) -> Float[Array, ""]:
+        """The largest force component at which Newton's method is tried: zero for never."""
+        if self.newton is None or isinstance(kind, AllPairs):
+            return jnp.zeros((), system.positions.dtype)
+        return self.newton.begin * _force_unit(potential, system)
 
     def _descent(self, potential: Potential, system: System, run: Descent) -> Descent:
         """Down to rest, or until it goes no further."""
+        highest = self._highest(run.neighbors.kind, potential, system)
         unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n)), False
         next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
-                run = run.with_list(neighbors.sized(run.neighbors.kind, potential, here))
+                run = run.with_list(neighbors.refreshed(run.neighbors, potential, here))
             if self.throw and (stuck or int(run.steps) >= next_look):
                 if float(run.max_force) > 0.5 * force_at_last_look:
                     validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
-            after = _descend(self.minimizer, potential, system, run, *_limits(self.tolerance, pause, system))
+            tolerance, limit = _limits(self.tolerance, pause, system)
+            if self.newton is not None and float(run.max_force) <= float(highest):
+                after, highest = _tried(self.newton, self.minimizer, potential, system, run, highest, tolerance)
+            else:
+                after = _descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
@@ -308,22 +325,29 @@ class Relaxation:
             "their symmetric places, or ask for a smaller tolerance; in Python, throw=False hands over the saddle"
         )
 
-    def _traced(self, potential: Potential, system: System) -> tuple[Descent, Curvature, Int[Array, ""]]:
+    def _traced(self, potential: Potential, system: System) -> tuple[End, Curvature, Int[Array, ""]]:
         """All on the device, with sizes fixed; an overflow stops the descent and is left in the result."""
         kind = self.neighbors or neighbors.automatic(potential, system)
+        order = neighbors.by_place(kind, potential, system)
+        system = system.in_order(order)
         most = MOST_ESCAPES if self.escape else 0
+        newton_method = None if isinstance(kind, AllPairs) else self.newton
+        tolerance, most_steps = _limits(self.tolerance, self.max_steps, system)
 
-        def unfinished(carry: tuple[Descent, Bool[Array, ""]]) -> Bool[Array, ""]:
-            run, stuck = carry
+        def unfinished(carry: tuple[Descent, Array, Bool[Array, ""]]) -> Bool[Array, ""]:
+            run, _, stuck = carry
             going = (run.max_force > self.tolerance) & (run.steps < self.max_steps)
             return going & ~run.neighbors.overflow & ~stuck
 
-        def refresh_and_descend(carry: tuple[Descent, Array]) -> tuple[Descent, Bool[Array, ""]]:
-            run, _ = carry
+        def refresh_and_descend(
+            carry: tuple[Descent, Array, Array],
+        ) -> tuple[Descent, Float[Array, ""], Bool[Array, ""]]:
+            run, highest, _ = carry
             run = run.with_list(kind.build(potential, system.replace(positions=run.positions)))
-            limits = _limits(self.tolerance, self.max_steps, system)
-            after = _descend(self.minimizer, potential, system, run, *limits)
-            return after, after.steps == run.steps
+            after = _descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), most_steps)
+            if newton_method is not None:
+                after, highest = _tried(newton_method, self.minimizer, potential, system, after, highest, tolerance)
+            return after, highest, after.steps == run.steps
 
         def on_a_saddle(carry: tuple[Descent, Curvature, Array]) -> Bool[Array, ""]:
             run, curvature, descents = carry
@@ -334,7 +358,8 @@ class Relaxation:
             run, curvature, descents = carry
             pushed = system.replace(positions=_pushed(system.replace(positions=run.positions), curvature))
             run = _start(self.minimizer, potential, pushed, kind.build(potential, pushed), run.steps)
-            run = jax.lax.while_loop(unfinished, refresh_and_descend, (run, jnp.asarray(False)))[0]
+            highest = self._highest(kind, potential, system)
+            run = jax.lax.while_loop(unfinished, refresh_and_descend, (run, highest, jnp.asarray(False)))[0]
             here = system.replace(positions=run.positions)
             return run, lowest_curvature(potential, here, run.neighbors, run.max_force), descents + 1
 
@@ -342,7 +367,7 @@ class Relaxation:
         start = _start(self.minimizer, potential, system, kind.build(potential, system), jnp.asarray(0, jnp.int32))
         unknown = Curvature(none, none, jnp.zeros_like(system.positions), jnp.asarray(False))
         run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, (start, unknown, jnp.asarray(0, jnp.int32)))
-        return run, curvature, descents - 1
+        return _as_given(run, order), curvature, descents - 1
 
 
 class Descent(eqx.Module):
@@ -360,6 +385,21 @@ class Descent(eqx.Module):
 
     def with_list(self, list_: Neighbors) -> Descent:
         return Descent(self.state, list_, self.max_force, self.steps, list_.overflow)
+
+
+class End(eqx.Module):
+    """What a minimization arrived at, for the particles as they were given."""
+
+    positions: Float[Array, "n d"]
+    neighbors: Neighbors
+    max_force: Float[Array, ""]
+    steps: Int[Array, ""]
+
+
+@eqx.filter_jit
+def _as_given(run: Descent, order: Int[Array, " n"]) -> End:
+    positions, reference = (jnp.zeros_like(x).at[order].set(x) for x in (run.positions, run.neighbors.reference))
+    return End(positions, run.neighbors.renamed(order, reference), run.max_force, run.steps)
 
 
 _gradient = eqx.filter_jit(gradient)
@@ -403,6 +443,32 @@ def _descend(
         return Descent(state, list_, max_force, steps, outgrown)
 
     return jax.lax.while_loop(go_on, step, run)
+
+
+@eqx.filter_jit
+def _force_unit(potential: Potential, system: System) -> Float[Array, ""]:
+    return potential.stiffness(system) * jnp.mean(system.diameters)
+
+
+@eqx.filter_jit
+def _tried(
+    method: Newton,
+    minimizer: Minimizer,
+    potential: Potential,
+    system: System,
+    run: Descent,
+    highest: Float[Array, ""],
+    tolerance: Float[Array, ""],
+) -> tuple[Descent, Float[Array, ""]]:
+    """After a try of Newton's method where no force is larger than `highest`, and the force at which to try again."""
+    here, longest = system.replace(positions=run.positions), LONGEST_MOVE * jnp.mean(system.diameters)
+    end = newton.finish(method, potential, here, run.neighbors, highest, tolerance, longest)
+    after = _start(minimizer, potential, here.replace(positions=end.positions), run.neighbors, run.steps + end.steps)
+    after = eqx.tree_at(lambda run: run.outgrown, after, end.outgrown)
+    tried = end.begun_at <= highest
+    failed = tried & ~end.outgrown & (end.max_force > tolerance)
+    after = jax.tree.map(functools.partial(jnp.where, tried), after, run)
+    return after, jnp.where(failed, jnp.minimum(highest, end.begun_at) / 10.0, highest)
 
 
 def _pushed(system: System, curvature: Curvature) -> Float[Array, "n d"]:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from .errors import InvalidInput
+
+
+def is_concrete(tree: PyTree) -> bool:
+    """Whether the host can look at every array: not so under `jit` and `vmap`."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @jax.jit
@@ -33,8 +40,20 @@ def minimum_image(separation: Float[Array, "... d"], box: Float[Array, "d d"] | 
     """The nearest periodic image of a separation, exact up to half the smallest height of the cell."""
     if box is None:
         return separation
-    images = jnp.round(jax.lax.stop_gradient(separation @ reciprocal(box)))
-    return separation - images @ box
+    return jnp.stack(nearest_image(jnp.moveaxis(separation, -1, 0), box), axis=-1)
+
+
+def nearest_image(separation: Sequence[Array] | Array, box: Float[Array, "d d"] | None) -> list[Array]:
+    """The same by components, which compilers fuse into what is done with them."""
+    if box is None:
+        return list(separation)
+    images = [jax.lax.stop_gradient(jnp.round(part)) for part in _times(separation, reciprocal(box))]
+    return [part - shift for part, shift in zip(separation, _times(images, box), strict=True)]
+
+
+def _times(row: Sequence[Array] | Array, matrix: Float[Array, "d d"]) -> list[Array]:
+    d = matrix.shape[0]
+    return [functools.reduce(jnp.add, (row[k] * matrix[k, a] for k in range(d))) for a in range(d)]
 
 
 class System(eqx.Module):
@@ -83,6 +102,12 @@ class System(eqx.Module):
         if unknown:
             raise InvalidInput(f"a System has no {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
         return System(**(fields | changes))
+
+    @eqx.filter_jit
+    def in_order(self, order: Int[Array, " n"]) -> System:
+        """The same particles, the one called order[k] in place k."""
+        here = self.positions[order], self.diameters[order], self.species[order]
+        return self.replace(positions=here[0], diameters=here[1], species=here[2])
 
     def deform(self, box: Float[Array, "d d"]) -> System:
         """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""

@@ -17,7 +17,7 @@ from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
 from .potentials import Potential
 from .relaxation import Equilibrium, steps_of
-from .system import System, reciprocal
+from .system import System, is_concrete, reciprocal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Unrolled:
         validation.check_shapes(potential)
         kind = self.neighbors or neighbors.automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))
-        if validation.is_concrete(start):
+        if is_concrete(start):
             validation.check_system(*start)
             list_ = neighbors.sized(kind, *start)
             kind = list_.kind.grown(list_)
@@ -67,7 +67,7 @@ class Unrolled:
             escapes=jnp.asarray(0, jnp.int32),
             overflow=overflow,
             tolerance=jnp.asarray(self.tolerance, positions.dtype),
-            rule=Rule(linear_solvers.automatic(positions.size)),
+            rule=Rule(linear_solvers.automatic(potential, system, definite=False)),
             kind=kind,
         )
 

@@ -8,18 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .errors import InvalidInput
 from .hessian import gradient
 from .neighbors import AllPairs, Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
-
-
-def is_concrete(tree: PyTree) -> bool:
-    """Whether the host can look at every array: not so under `jit` and `vmap`."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_options(tolerance: float, max_steps: int) -> None:

@@ -50,8 +50,7 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
 def force_left(potential: PairPotential, system: System, neighbors: Neighbors) -> Float[Array, ""]:
     """The largest net force on a particle, and at least what rounding of the positions makes of it."""
     pairs = potential.pairs(system, neighbors)
-    pull = (pairs.slope / pairs.distance)[:, None] * pairs.separation
-    net = jnp.zeros_like(system.positions).at[pairs.j].add(pull).at[pairs.i].add(-pull)
+    net = pairs.gradient(system.n)
     eps = jnp.finfo(net.dtype).eps
     rounding = eps * potential.stiffness(system) * (jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters))
     return jnp.max(jnp.abs(net)) + rounding

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -9,10 +10,17 @@ from hypothesis import strategies as st
 
 import mdsens
 from conftest import settled
-from mdsens.neighbors import AllPairs, NeighborList
+from mdsens import neighbors as neighbors_module
+from mdsens.neighbors import AllPairs, NeighborList, automatic
 
 CELLS = {
     "square": np.eye(2) * 9.0,
+    "one cell": np.eye(2) * 2.65,
+    "two by four": np.diag([3.0, 5.0]),
+    "four by two": np.diag([5.0, 3.0]),
+    "two by two, oblique": np.array([[3.0, 0.0], [0.5, 3.2]]),
+    "one by one by four": np.diag([2.65, 2.65, 5.5]),
+    "two by two by two": np.eye(3) * 2.9,
     "oblique": np.array([[9.0, 0.0], [4.0, 8.0]]),
     "narrow": np.array([[24.0, 0.0], [0.0, 2.5]]),
     "cube": np.eye(3) * 5.0,
@@ -54,11 +62,54 @@ def close_pairs(system, reach_of):
 @pytest.mark.parametrize("name", CELLS)
 def test_the_list_holds_exactly_the_pairs_within_cutoff_and_skin(name):
     system = sample(name, 120, np.random.default_rng(0))
-    kind = NeighborList(skin=0.1, pairs_per_particle=30, per_cell=60)
+    kind = NeighborList(skin=0.1, pairs_per_particle=60, per_row=120)
     neighbors = kind.build(mdsens.SoftSphere(), system)
     assert not bool(neighbors.overflow)
     d = np.asarray(system.diameters)
     assert listed(neighbors) == close_pairs(system, lambda i, j: 0.5 * (d[i] + d[j]) + 0.1 * d.max())
+
+
+@pytest.mark.parametrize("name", ["oblique", "triclinic"])
+def test_strongly_polydisperse_mixtures_lose_no_pair_and_take_none_too_many(name):
+    """1 : 10, so that hundreds of small ones share a row with a few large ones."""
+    system = sample(name, 600, np.random.default_rng(2), (2.0, 0.3, 0.2, 0.2, 0.2))
+    neighbors = NeighborList(skin=0.05, pairs_per_particle=40, per_row=400).build(mdsens.SoftSphere(), system)
+    assert not bool(neighbors.overflow) and int(neighbors.longest_row) > 64
+    d = np.asarray(system.diameters)
+    assert listed(neighbors) == close_pairs(system, lambda i, j: 0.5 * (d[i] + d[j]) + 0.05 * d.max())
+    assert int(neighbors.found) == len(listed(neighbors)), "each pair once"
+
+
+def test_a_list_that_is_full_to_the_last_place_is_whole_and_one_place_less_an_overflow():
+    system = sample("square", 120, np.random.default_rng(0))
+    roomy = NeighborList(skin=0.1, pairs_per_particle=30, per_row=60).build(mdsens.SoftSphere(), system)
+    for spare in (0, -1):
+        kind = NeighborList(skin=0.1, pairs_per_particle=(int(roomy.found) + spare) / 120 - 1e-9, per_row=60)
+        made = kind.build(mdsens.SoftSphere(), system)
+        assert bool(made.overflow) is (spare < 0)
+        assert (listed(made) == listed(roomy)) is (spare == 0)
+    short = NeighborList(skin=0.1, pairs_per_particle=30, per_row=int(roomy.longest_row))
+    assert listed(short.build(mdsens.SoftSphere(), system)) == listed(roomy)
+    short = dataclasses.replace(short, per_row=int(roomy.longest_row) - 1)
+    assert bool(short.build(mdsens.SoftSphere(), system).overflow)
+
+
+@pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.86), (2, 1.1), (3, 0.68)])
+def test_the_room_chosen_beforehand_suffices_at_the_start_and_at_rest(dim, packing_fraction):
+    system = mdsens.random_packing(1200, dim, packing_fraction=packing_fraction)
+    kind = automatic(mdsens.SoftSphere(), system)
+    rest = mdsens.Relaxation(tolerance=1e-4, escape=False, throw=False)(mdsens.SoftSphere(), system)
+    assert bool(rest.converged) and rest.kind == kind, "it did not have to grow"
+    assert int(rest.neighbors.found) > 0.5 * rest.neighbors.i.size, "and is not much too large"
+
+
+def test_particles_keep_their_names_though_they_are_put_in_another_order():
+    system, order = settled(n=300, packing_fraction=0.95), np.random.default_rng(0).permutation(300)
+    relax = mdsens.Relaxation(tolerance=1e-11)
+    one, other = (relax(mdsens.SoftSphere(), s) for s in (system, system.in_order(jnp.asarray(order))))
+    np.testing.assert_allclose(other.positions, np.asarray(one.positions)[order], atol=1e-8)
+    by_place = np.asarray(neighbors_module.by_place(NeighborList(), mdsens.SoftSphere(), system))
+    assert sorted(by_place.tolist()) == list(range(300))
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,7 +117,7 @@ def test_the_list_holds_exactly_the_pairs_within_cutoff_and_skin(name):
 def test_energy_by_list_is_energy_by_all_pairs(seed, name, small):
     system = sample(name, 60, np.random.default_rng(seed), (1.0, small))
     potential = mdsens.SoftSphere()
-    kind = NeighborList(pairs_per_particle=60, per_cell=60)
+    kind = NeighborList(pairs_per_particle=60, per_row=100)
     energies = [float(energy_of(k, potential, system)) for k in (AllPairs(), kind)]
     assert energies[0] == pytest.approx(energies[1], rel=1e-12)
 
@@ -82,7 +133,7 @@ energy_of = jax.jit(_energy.func, static_argnums=0)
 
 def test_a_list_serves_until_a_particle_has_moved_half_the_skin():
     system = sample("square", 50, np.random.default_rng(1))
-    neighbors = NeighborList(skin=0.2, per_cell=20).build(mdsens.SoftSphere(), system)
+    neighbors = NeighborList(skin=0.2, per_row=20).build(mdsens.SoftSphere(), system)
     step = 0.5 * 0.2 * float(jnp.max(system.diameters))
     assert not bool(neighbors.stale(system.positions.at[7, 1].add(0.99 * step)))
     assert bool(neighbors.stale(system.positions.at[7, 1].add(1.01 * step)))
@@ -90,7 +141,7 @@ def test_a_list_serves_until_a_particle_has_moved_half_the_skin():
 
 def test_an_overflow_is_seen_and_cured_outside_jit():
     system = mdsens.random_packing(300, packing_fraction=0.95)
-    tight = NeighborList(pairs_per_particle=0.5, per_cell=1)
+    tight = NeighborList(pairs_per_particle=0.5, per_row=1)
     assert bool(tight.build(mdsens.SoftSphere(), system).overflow)
     cured = mdsens.Relaxation(tolerance=1e-9, neighbors=tight)(mdsens.SoftSphere(), system)
     all_pairs = mdsens.Relaxation(tolerance=1e-9, neighbors=AllPairs())
@@ -102,7 +153,7 @@ def test_an_overflow_is_seen_and_cured_outside_jit():
 
 def test_an_overflow_inside_jit_is_in_the_result_and_no_number_is():
     system = mdsens.random_packing(300, packing_fraction=0.95)
-    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_cell=1))
+    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_row=1))
     result = jax.jit(relax)(mdsens.SoftSphere(), system)
     assert bool(result.overflow) and not bool(result.converged)
     assert np.isnan(result.positions).all() and np.isnan(result.energy)
@@ -114,7 +165,7 @@ def test_an_overflow_inside_jit_is_in_the_result_and_no_number_is():
 
 def test_a_list_sized_beforehand_works_inside_jit():
     potential, system = mdsens.SoftSphere(), settled(n=300, packing_fraction=0.95)
-    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_cell=1))
+    relax = mdsens.Relaxation(tolerance=1e-9, neighbors=NeighborList(pairs_per_particle=0.5, per_row=1))
     inside = jax.jit(relax.sized_for(potential, system))(potential, system)
     outside = relax(potential, system)
     assert bool(inside.converged)
@@ -164,7 +215,7 @@ def test_positions_that_leave_no_digits_end_in_an_error_and_not_in_a_loop():
             mdsens.Relaxation(tolerance=1e-4)(mdsens.SoftSphere(), away)
 
 
-@pytest.mark.parametrize("options", [{"skin": -0.3}, {"skin": 0.0}, {"pairs_per_particle": 0.0}, {"per_cell": 0}])
+@pytest.mark.parametrize("options", [{"skin": -0.3}, {"skin": 0.0}, {"pairs_per_particle": 0.0}, {"per_row": 0}])
 def test_lists_without_sense_are_refused(options):
     with pytest.raises(mdsens.InvalidInput):
         NeighborList(**options)

@@ -6,6 +6,7 @@ import pytest
 import mdsens
 from conftest import jammed, reference_of
 from mdsens.hessian import gradient
+from mdsens.potentials.soft_sphere import power
 
 BUILT_IN = [mdsens.SoftSphere(), mdsens.SoftSphere(2.0, 2.5), mdsens.LennardJones(), mdsens.Morse(), mdsens.Yukawa()]
 
@@ -25,6 +26,33 @@ def test_values_in_closed_form():
     assert pair(mdsens.Morse(1.5, 4.0), 1.0) == pytest.approx(-1.5)
     assert pair(mdsens.Morse(1.0, 4.0), 1.2) == pytest.approx((1 - np.exp(-0.8)) ** 2 - 1)
     assert pair(mdsens.Yukawa(1.5, 4.0), 1.3) == pytest.approx(1.5 / 1.3 * np.exp(-4.0 * 0.3))
+
+
+@pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.7])
+def test_powers_without_logarithms_have_the_values_and_derivatives_of_powers(exponent):
+    """To third order in the base, to second in the exponent, and mixed."""
+    x, a = jnp.linspace(0.1, 0.9, 4), jnp.full(4, exponent)
+    for order in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (0, 2), (2, 1)):
+        ours, theirs = (derivative(f, order)(x, a) for f in (power, lambda x, a: x**a))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def derivative(function, order):
+    for argnum, times in enumerate(order):
+        for _ in range(times):
+            function = jax.grad(function, argnum)
+    return jax.vmap(function)
+
+
+@pytest.mark.parametrize(
+    "potential", [*BUILT_IN, mdsens.SoftSphere([[1.0, 2.0], [2.0, 5.0]], [[2.0, 2.5], [2.5, 3.0]])]
+)
+def test_forces_summed_over_pairs_are_the_derivative_of_the_energy(potential):
+    system = mdsens.random_packing(40, 3, (1.0, 0.7), 0.4, seed=4)
+    pairs = mdsens.AllPairs(images=True).build(potential, system)
+    expected = jax.grad(lambda x: potential.energy(system.replace(positions=x), pairs))(system.positions)
+    scale = float(jnp.max(jnp.abs(expected)))
+    np.testing.assert_allclose(gradient(potential, system, pairs), expected, atol=1e-12 * scale)
 
 
 @pytest.mark.parametrize("potential", BUILT_IN, ids=lambda p: type(p).__name__)

@@ -47,14 +47,14 @@ def test_near_the_minimum_long_loops_and_the_implicit_rule_mean_the_same():
 
 def test_a_list_is_renewed_within_the_loop():
     system = mdsens.random_packing(60, packing_fraction=0.9)
-    kind = NeighborList(skin=0.4, pairs_per_particle=12, per_cell=30)
+    kind = NeighborList(skin=0.4, pairs_per_particle=12, per_row=30)
     by_list = mdsens.Unrolled(steps=40, neighbors=kind)(SPHERES, system)
     by_all = mdsens.Unrolled(steps=40)(SPHERES, system)
     assert not bool(by_list.overflow)
     moved = np.linalg.norm(by_all.positions - system.positions, axis=1).max()
     assert moved > 0.2  # half the skin: without a new list some pair would be missed
     np.testing.assert_allclose(by_list.positions, by_all.positions, atol=1e-8)
-    tight = mdsens.Unrolled(steps=5, neighbors=NeighborList(skin=0.4, pairs_per_particle=0.2, per_cell=1))
+    tight = mdsens.Unrolled(steps=5, neighbors=NeighborList(skin=0.4, pairs_per_particle=0.2, per_row=1))
     assert not bool(tight(SPHERES, system).overflow)
     inside = jax.jit(tight)(SPHERES, system)
     assert bool(inside.overflow) and np.isnan(inside.positions).all()

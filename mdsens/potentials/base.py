@@ -209,6 +209,11 @@ class Pairs(eqx.Module):
         """φ''(r) of every pair."""
         return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
 
+    def gradient(self, n: int) -> Float[Array, "n d"]:
+        """The sum of ∂φ/∂x over the pairs, for n particles."""
+        pull = (self.slope / self.distance)[:, None] * self.separation
+        return jnp.zeros((n, pull.shape[1]), pull.dtype).at[self.j].add(pull).at[self.i].add(-pull)
+
     @property
     def force(self) -> Float[Array, " p"]:
         """|φ'(r)| of every pair."""
