@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
+from .cholesky import where_positive
 from .contacts import Standing, standing
 from .curvature import Curvature, lowest_curvature
 from .errors import SolveFailed
@@ -270,7 +271,8 @@ def _softest(matrix: Hessian, modes: ZeroModes, rule: implicit.Rule, bound: floa
     size = shape[0] * shape[1]
 
     def apply(v: np.ndarray) -> np.ndarray:
-        solved = np.asarray(_inverse(matrix, modes, jnp.asarray(v.reshape(shape)), rule.solver)).ravel()
+        with where_positive():
+            solved = np.asarray(_inverse(matrix, modes, jnp.asarray(v.reshape(shape)), rule.solver)).ravel()
         if not np.isfinite(solved).all():
             raise SolveFailed("a solve for the softest curvature cannot be trusted")
         return solved

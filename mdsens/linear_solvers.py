@@ -6,6 +6,7 @@ refinement: every solution is improved until the last correction says that it is
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int
 
-from .hessian import Hessian
+from .cholesky import Cholesky
+from .errors import InvalidInput
+from .hessian import Hessian, PairHessian
 from .minres import Minres, SymmetricSolver
+from .potentials import PairPotential, Potential
+from .system import System
 from .zero_modes import ZeroModes
 
 DENSE_UP_TO = 1200
@@ -82,9 +87,25 @@ def minres(tolerance: float | None = None, max_steps: int | None = None) -> lx.A
     return Minres(tolerance, max_steps)
 
 
-def automatic(degrees_of_freedom: int) -> lx.AbstractLinearSolver:
-    """Dense for small systems, MINRES beyond."""
-    return dense() if degrees_of_freedom <= DENSE_UP_TO else minres()
+def cholesky() -> lx.AbstractLinearSolver:
+    """Sparse Cholesky factors (CHOLMOD): the fastest for large systems in 2D; on a CPU, in double precision.
+
+    For sums over pairs, at a minimum: where H is not positive, CHOLMOD's error is raised, even from within `jit`.
+    """
+    return Cholesky()
+
+
+def automatic(potential: Potential, system: System, definite: bool = True) -> lx.AbstractLinearSolver:
+    """Dense for small systems; beyond, sparse Cholesky factors where they can be had and win, in 2D, else MINRES.
+
+    `definite`: whether only minima are to be differentiated.
+    """
+    if system.positions.size <= DENSE_UP_TO:
+        return dense()
+    on_cpu = jax.default_backend() == "cpu" and importlib.util.find_spec("sparsax") is not None
+    in_double = system.positions.dtype == jnp.float64
+    factored = system.dim == 2 and isinstance(potential, PairPotential) and on_cpu and in_double and definite
+    return cholesky() if factored else minres()
 
 
 def is_iterative(solver: lx.AbstractLinearSolver) -> bool:
@@ -118,15 +139,30 @@ def solve(
     operator: lx.AbstractLinearOperator
     operator = lx.FunctionLinearOperator(lambda v: multiply(v.reshape(b.shape)).ravel(), structure, tags)
     iterated = operator
-    if not is_iterative(solver):
+    options: dict[str, Any] = {}
+    if isinstance(solver, Cholesky):
+        if not isinstance(hessian, PairHessian):
+            raise InvalidInput("the sparse direct solver is for sums over pairs: take minres()")
+        sound = jnp.isfinite(jnp.sum(hessian.blocks))
+        rows, columns, values = hessian.coordinates(float(jnp.finfo(b.dtype).eps) ** 0.5 * unit_of_a)
+        safe = (rows == columns).astype(b.dtype)  # the factors of what is no number are an error, even under jit
+        options = {"coordinates": (rows, columns, jnp.where(sound, values / unit_of_a, safe))}
+    elif not is_iterative(solver):
         operator = lx.MatrixLinearOperator(_deflated(hessian, zero_modes, shift) / unit_of_a, tags)
     flat = float(jnp.finfo(b.dtype).eps) ** 0.6
 
-    def invert(b: Displacements, floor: Float[Array, ""]) -> Displacements:
-        return _inverted(operator, solver, b, flat, floor)
+    def invert(b: Displacements, floor: Float[Array, ""], floppy: Bool[Array, ""]) -> Displacements:
+        found = _inverted(operator, solver, b, flat, floor, options)
+        if not isinstance(solver, Cholesky):
+            return found
+        # what little is added to the diagonal magnifies rounding along modes that nobody named
+        found = jax.lax.cond(
+            floppy, lambda: _inverted(operator, solver, multiply(found), flat, floor, options), lambda: found
+        )
+        return zero_modes.project(found)
 
     x = _refined(invert, multiply, unit)
-    if not isinstance(solver, Minres):
+    if not isinstance(solver, Minres | Cholesky):
         # what A all but annihilates comes back from here: a solution with such a part is not of minimum norm
         seen = _inverted(iterated, Minres(), multiply(x), flat, jnp.zeros_like(size))
         x = jnp.where(jnp.linalg.norm(x - seen) <= 1e2 * flat**0.5 * jnp.linalg.norm(x), x, jnp.nan)
@@ -139,12 +175,14 @@ def _inverted(
     b: Displacements,
     flat: float,
     floor: Float[Array, ""],
+    options: dict[str, Any] | None = None,
 ) -> Displacements:
     """A⁻¹ b as good as the solver gives it; of zero zero."""
     size = jnp.linalg.norm(b)
     scale = jnp.where(size > 0.0, size, 1.0)
     unit = b / scale  # lineax compares with absolute tolerances, entry by entry
-    options = {"flat": flat, "floor": floor / scale} if isinstance(solver, Minres) else {}
+    if isinstance(solver, Minres):
+        options = {"flat": flat, "floor": floor / scale}
     found = lx.linear_solve(operator, unit.ravel(), solver, options=options, throw=False).value.reshape(b.shape)
     return jnp.where(size > 0.0, size * found, 0.0)
 
@@ -165,7 +203,7 @@ class _Refinement(eqx.Module):
 
 
 def _refined(
-    invert: Callable[[Displacements, Float[Array, ""]], Displacements],
+    invert: Callable[[Displacements, Float[Array, ""], Bool[Array, ""]], Displacements],
     product: Callable[[Displacements], Displacements],
     b: Displacements,
 ) -> Displacements:
@@ -186,7 +224,7 @@ def _refined(
         wanted = jnp.where(run.purify, product(left), left - run.null)
         floor = 30.0 * eps * (1.0 + size(run.x))
         wanted = jnp.where(size(wanted) > floor, wanted, 0.0)
-        found = invert(wanted, floor)
+        found = invert(wanted, floor, run.floppy)
         failed = ~jnp.all(jnp.isfinite(found)) | (jnp.any(wanted) & ~jnp.any(found))
         found = jnp.where(failed, 0.0, found)
         null = jnp.where(run.purify & ~failed, left - found, run.null)
@@ -227,4 +265,4 @@ def _deflated(hessian: Hessian, zero_modes: ZeroModes, shift: Float[Array, ""]) 
     return kept @ matrix @ kept + shift * (identity - kept)
 
 
-__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "dense", "gmres", "minres"]
+__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "cholesky", "dense", "gmres", "minres"]

@@ -6,12 +6,14 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
-from .errors import InvalidInput
+from .cholesky import where_positive
+from .errors import InvalidInput, SolveFailed
 from .hessian import gradient, hessian
 from .neighbors import Neighbors, sized
 from .parameters import with_parameter
@@ -49,7 +51,13 @@ def _newton(equilibrium: Equilibrium, potential: Potential, system: System) -> S
     best, force = system, np.inf
     for _ in range(MOST_NEWTON_STEPS):
         neighbors = sized(equilibrium.kind, potential, system)
-        step, largest = _newton_step(potential, system, neighbors, equilibrium.rule.solver)
+        try:
+            with where_positive():
+                step, largest = jax.block_until_ready(
+                    _newton_step(potential, system, neighbors, equilibrium.rule.solver)
+                )
+        except SolveFailed:
+            break
         if not float(largest) < force:
             break
         best, force = system, float(largest)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
+from .cholesky import where_positive
 from .errors import InvalidInput, NotDifferentiable, SolveFailed
 from .hessian import gradient
 from .nearby import at_value, network
@@ -86,9 +87,12 @@ def sensitivity(
         directions = basis[first : first + at_once]
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
-        results = _columns(
-            wrt, potential, system, neighbors, equilibrium.rule, equilibrium.curvature, jnp.asarray(padded)
-        )
+        with where_positive():
+            results = jax.block_until_ready(
+                _columns(
+                    wrt, potential, system, neighbors, equilibrium.rule, equilibrium.curvature, jnp.asarray(padded)
+                )
+            )
         for column, result in zip(found, results, strict=True):
             column.append(np.asarray(result)[: len(directions)])
         if progress is not None:

@@ -32,7 +32,7 @@ def test_the_full_jacobian_is_that_of_the_pseudo_inverse_forward_and_reverse(dim
             assert relative(reverse, forward) < 1e-9
 
 
-@pytest.mark.parametrize("solver", ["dense", "minres", "cg", "bicgstab", "gmres"])
+@pytest.mark.parametrize("solver", ["dense", "minres", "cholesky", "cg", "bicgstab", "gmres"])
 @pytest.mark.parametrize("packing_fraction", [0.98, 0.86])
 def test_a_loss_on_raw_positions_has_the_right_gradient_with_every_solver(solver, packing_fraction):
     """The cotangent has a part along translations and rattlers: where the published recipe diverges."""

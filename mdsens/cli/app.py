@@ -50,6 +50,7 @@ class LinearSolver(enum.StrEnum):
     auto = "auto"
     dense = "dense"
     minres = "minres"
+    cholesky = "cholesky"
     cg = "cg"
     bicgstab = "bicgstab"
     gmres = "gmres"

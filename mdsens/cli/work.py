@@ -122,6 +122,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
     solvers = {
         LinearSolver.dense: linear_solvers.dense,
         LinearSolver.minres: linear_solvers.minres,
+        LinearSolver.cholesky: linear_solvers.cholesky,
         LinearSolver.cg: linear_solvers.cg,
         LinearSolver.bicgstab: linear_solvers.bicgstab,
         LinearSolver.gmres: linear_solvers.gmres,
