@@ -39,7 +39,7 @@ PEERS = {
     "relax": ["mdsens", "jax-md", "LAMMPS"],
     "gradient": ["mdsens", "jax-md"],
 }
-LIMIT = {"relax": 1200.0, "gradient": 1200.0}
+LIMIT = {"relax": 600.0, "gradient": 600.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +126,32 @@ class Ours:
         return {"first": first, "seconds": seconds, **facts}
 
     def gradient(self):
+        import itertools
+
         import jax
         import jax.numpy as jnp
 
         import mdsens
+        from mdsens import implicit
 
         weights = jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))
         rest = mdsens.Relaxation(tolerance=1e-11)(self.potential, self.system)
+        system, list_, rule, softest = rest.frozen.system, rest.neighbors, rest.rule, rest.curvature
 
-        def loss(diameters):
-            return jnp.sum(
-                weights
-                * mdsens.Relaxation(tolerance=1e-11)(self.potential, rest.system.replace(diameters=diameters)).positions
-            )
+        @jax.jit
+        def gradient(diameters):
+            def loss(diameters):
+                moved = system.replace(diameters=diameters)
+                return jnp.sum(weights * implicit.positions_at_rest(moved, self.potential, list_, rule, softest))
 
-        whole, first, seconds = timed(lambda: jax.grad(loss)(rest.system.diameters), self.case.repeats)
-        solver = type(rest.rule.solver).__name__
+            return jax.grad(loss)(diameters)
+
+        # a little different every time, so that nothing is reused that belongs to the values
+        changes = itertools.count()
+        whole, first, seconds = timed(
+            lambda: gradient(system.diameters * (1.0 + 1e-14 * next(changes))), self.case.repeats
+        )
+        solver = type(rule.solver).__name__
         return {"first": first, "seconds": seconds, "solver": solver, "checksum": float(jnp.linalg.norm(whole))}
 
 

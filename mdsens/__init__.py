@@ -41,6 +41,7 @@ _HOME = {
     "follow": "path",
     "random_packing": "packings",
     "read": "io",
+    "relax_ensemble": "ensemble",
     "sensitivity": "response",
     "validity": "interval",
     "write": "io",
@@ -52,6 +53,7 @@ __all__ = [*_HOME, *_ROOMS]
 if TYPE_CHECKING:
     from . import errors, implicit, linear_solvers, minimizers, plotting, potentials
     from .certificate import Certificate
+    from .ensemble import relax_ensemble
     from .errors import (
         InvalidInput,
         MdsensError,

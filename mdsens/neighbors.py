@@ -29,6 +29,10 @@ WORD = 32
 """Candidates told apart by the bits of one word."""
 
 
+WORN = 0.05
+"""A list is made anew where particles may move no further than this fraction of its skin."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AllPairs:
     """Every pair, at every step: the fastest for small systems, and never stale.
@@ -145,13 +149,21 @@ class Neighbors(eqx.Module):
     def overflow(self) -> Bool[Array, ""]:
         if isinstance(self.kind, AllPairs):
             return jnp.asarray(False)
-        return (self.found > self.i.shape[0]) | (self.longest_row > self.kind.per_row)
+        return (self.found > self.i.shape[-1]) | (self.longest_row > self.kind.per_row)
 
     def stale(self, positions: Float[Array, "n d"]) -> Bool[Array, ""]:
+        return self.room(positions) < 0.0
+
+    def room(self, positions: Float[Array, "n d"]) -> Float[Array, ""]:
+        """How far particles may still move; infinite for all pairs."""
         if isinstance(self.kind, AllPairs):
-            return jnp.asarray(False)
-        moved = jnp.max(jnp.sum((positions - self.reference) ** 2, axis=-1))
-        return moved > (0.5 * self.skin) ** 2
+            return self.skin
+        moved = jnp.sqrt(jnp.max(jnp.sum((positions - self.reference) ** 2, axis=-1)))
+        return jnp.where(jnp.isnan(moved), 0.5 * self.skin, 0.5 * self.skin - moved)
+
+    def worn(self, room: Float[Array, ""]) -> Bool[Array, ""]:
+        """Whether so little room is left that a new list is better."""
+        return self.overflow | (room < WORN * self.skin)
 
     def renamed(self, order: Int[Array, " n"], reference: Float[Array, "n d"]) -> Neighbors:
         """The same pairs where particle k is called order[k]."""
@@ -164,12 +176,12 @@ class Neighbors(eqx.Module):
         return eqx.tree_at(lambda nb: nb.valid, self, self.valid & keep[self.i] & keep[self.j])
 
 
-def automatic(potential: Potential, system: System) -> AllPairs | NeighborList:
+def automatic(potential: Potential, system: System, all_pairs_up_to: int = ALL_PAIRS_UP_TO) -> AllPairs | NeighborList:
     """All pairs for small systems and for potentials that are no sum over pairs; else a list.
 
     Outside `jit` it has room for what a gas of the same density needs and a little more.
     """
-    if system.n <= ALL_PAIRS_UP_TO or not isinstance(potential, PairPotential):
+    if system.n <= all_pairs_up_to or not isinstance(potential, PairPotential):
         return AllPairs()
     kind = NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 12.0, per_row=32 if system.dim == 2 else 48)
     if system.box is None or not is_concrete((potential, system)):
@@ -226,6 +238,29 @@ def refreshed(neighbors: Neighbors, potential: Potential, system: System) -> Nei
     """The list made anew for the same potential and box, grown if it must."""
     anew = build(neighbors.kind, potential, system)
     return sized(neighbors.kind, potential, system) if bool(anew.overflow) else anew
+
+
+def near_touching(neighbors: Neighbors, potential: Potential, system: System) -> Neighbors:
+    """Of all pairs of a concrete system those not much farther apart than their cutoff, for what happens right here:
+    a response to the parameters takes a small part of the time with them.
+    """
+    if not (isinstance(neighbors.kind, AllPairs) and isinstance(potential, PairPotential)):
+        return neighbors
+    chosen = np.flatnonzero(np.asarray(_near_touching(neighbors, potential, system)))
+    room = system.n * 2 ** max(0, math.ceil(math.log2(max(1.1 * chosen.size, 1.0) / system.n)))
+    if room >= neighbors.i.size:
+        return neighbors
+    slots = np.concatenate([chosen, np.zeros(room - chosen.size, chosen.dtype)])
+    kept = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[slots]), (neighbors.i, neighbors.j, neighbors.shift))
+    names = lambda nb: (nb.i, nb.j, nb.shift, nb.valid)  # noqa: E731
+    valid = jnp.asarray(np.arange(room) < chosen.size)
+    return eqx.tree_at(names, neighbors, (*kept, valid), is_leaf=lambda leaf: leaf is None)
+
+
+@eqx.filter_jit
+def _near_touching(neighbors: Neighbors, potential: PairPotential, system: System) -> Bool[Array, " p"]:
+    pairs = potential.pairs(system, neighbors)
+    return ~(pairs.gap > 0.1 * pairs.cutoff)
 
 
 @eqx.filter_jit

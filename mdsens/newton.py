@@ -26,20 +26,20 @@ class Newton:
 
     **Arguments:** `begin`, the largest force component at which to try, in units of stiffness × diameter;
     `residual`, relative, to which a step is solved for by conjugate gradients; `damping`, in units of the root mean
-    square of the forces over the diameter; `patience`, the steps after which the forces have to have fallen to a
-    third, or it is given up until the minimizer has brought them down to a tenth; `max_steps` of one try.
+    square of the forces over the diameter; `patience`, the steps within which the forces have to fall to a half, all
+    together, or it is given up until the minimizer has brought them down to a tenth; `max_steps` of one try.
     """
 
     begin: float = 2e-5
     residual: float = 1e-2
     damping: float = 10.0
-    patience: int = 6
+    patience: int = 3
     max_steps: int = 80
 
 
 class Finish(eqx.Module):
-    """Where Newton's method stands: `steps` of this try, Hessian `products` and `forces` computed in all;
-    `outgrown` where it wants a new neighbor list.
+    """Where Newton's method stands: `steps` of this try, Hessian `products` and `forces` computed in all, the largest
+    force it was `begun_at`, the norms of those of the last steps `before`; `outgrown` where it wants a new list.
     """
 
     positions: Float[Array, "n d"]
@@ -47,8 +47,8 @@ class Finish(eqx.Module):
     steps: Int[Array, ""]
     products: Int[Array, ""]
     forces: Int[Array, ""]
-    best: Scalar
     begun_at: Scalar
+    before: Float[Array, " k"]
     outgrown: Bool[Array, ""]
 
     @property
@@ -56,7 +56,7 @@ class Finish(eqx.Module):
         return jnp.max(jnp.abs(self.slope))
 
     def given_up(self, newton: Newton) -> Bool[Array, ""]:
-        hopeless = (self.steps >= newton.patience) & ~(self.best <= self.begun_at / 3.0)
+        hopeless = jnp.linalg.norm(self.slope) > 0.5 * self.before[0]
         return hopeless | (self.steps >= newton.max_steps) | ~jnp.isfinite(self.max_force)
 
 
@@ -82,29 +82,28 @@ def finish(
         return (run.begun_at <= highest) & (run.max_force > tolerance) & ~run.given_up(newton) & ~run.outgrown
 
     def step(run: Finish) -> Finish:
-        room = 0.5 * list_.skin - jnp.sqrt(jnp.max(jnp.sum((run.positions - list_.reference) ** 2, axis=-1)))
-        outgrown = room < 0.1 * list_.skin
         matrix = hessian(potential, system.replace(positions=run.positions), list_)
         damping = newton.damping * jnp.sqrt(jnp.mean(run.slope**2)) / size
         move, products = _newton_step(matrix, run.slope, damping, newton.residual)
         longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
-        allowed = jnp.where(outgrown, 0.0, jnp.minimum(longest_move, room))
+        allowed = jnp.minimum(longest_move, list_.room(run.positions))
         move = move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
         x, slope, forces = _line_search(slope_at, run.positions, move, run.slope)
         return Finish(
             positions=x,
             slope=slope,
-            steps=run.steps + jnp.where(outgrown, 0, 1),
+            steps=run.steps + 1,
             products=run.products + products,
             forces=run.forces + forces,
-            best=jnp.minimum(run.best, jnp.max(jnp.abs(slope))),
             begun_at=run.begun_at,
-            outgrown=outgrown,
+            before=jnp.append(run.before[1:], jnp.linalg.norm(run.slope)),
+            outgrown=list_.worn(list_.room(x)),
         )
 
     slope = slope_at(system.positions)
     largest, none = jnp.max(jnp.abs(slope)), jnp.asarray(0, jnp.int32)
-    start = Finish(system.positions, slope, none, none, none, largest, largest, jnp.asarray(False))
+    before, worn = jnp.full(newton.patience, jnp.inf, size.dtype), list_.worn(list_.room(system.positions))
+    start = Finish(system.positions, slope, none, none, none, largest, before, worn)
     return jax.lax.while_loop(go_on, step, start)
 
 

@@ -210,13 +210,24 @@ class Relaxation:
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
         concrete = is_concrete(start)
-        end, curvature, escapes = self._driven(*start) if concrete else self._traced(*start)
+        found = self._driven(*start) if concrete else self._traced(*start)
+        return self.at(potential, system, *found, seen=concrete)
 
-        sound = end.neighbors.kind.fits(*start) & potential.covers(system) & ~end.neighbors.overflow
-        converged = (end.max_force <= self.tolerance) & sound
+    def at(
+        self,
+        potential: Potential,
+        system: System,
+        end: End,
+        curvature: Curvature,
+        escapes: Int[Array, ""],
+        seen: bool = False,
+    ) -> Equilibrium:
+        """The equilibrium found; `seen` by the host, which has raised what there was to raise."""
+        sound = end.neighbors.kind.fits(*jax.lax.stop_gradient((potential, system))) & potential.covers(system)
+        converged = (end.max_force <= self.tolerance) & sound & ~end.neighbors.overflow
         minimum = converged & ~curvature.negative
         positions = end.positions
-        if self.throw and not concrete:
+        if self.throw and not seen:
             positions = jnp.where(minimum, positions, jnp.nan)
         solver = self.linear_solver or linear_solvers.automatic(potential, system, self.throw)
         rule = implicit.Rule(solver, self.throw, self.one_sided)
@@ -253,7 +264,7 @@ class Relaxation:
         order, given = neighbors.by_place(kind, potential, system), system
         system = system.in_order(order)
         list_ = neighbors.sized(kind, potential, system)
-        run = _start(self.minimizer, potential, system, list_, jnp.asarray(0, jnp.int32))
+        run = start_at(self.minimizer, potential, system, list_, jnp.asarray(0, jnp.int32))
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(given)
         for escapes in range(MOST_ESCAPES + 1):
@@ -263,14 +274,16 @@ class Relaxation:
             leave = self.escape and bool(curvature.negative) and float(run.max_force) <= self.tolerance
             if not leave or escapes == MOST_ESCAPES:
                 break
-            pushed = here.replace(positions=_pushed(here, curvature))
+            pushed = here.replace(positions=off_the_saddle(here, curvature))
             list_ = neighbors.sized(run.neighbors.kind, potential, pushed)
-            run = _start(self.minimizer, potential, pushed, list_, run.steps)
+            run = start_at(self.minimizer, potential, pushed, list_, run.steps)
         if self.throw and not float(run.max_force) <= self.tolerance:
             raise self._not_converged(run)
         if self.throw and bool(curvature.negative):
             raise self._not_a_minimum(curvature, escapes)
-        return _as_given(run, order), curvature, jnp.asarray(escapes, jnp.int32)
+        end = _as_given(run, order)
+        close = neighbors.near_touching(end.neighbors, potential, given.replace(positions=end.positions))
+        return End(end.positions, close, end.max_force, end.steps), curvature, jnp.asarray(escapes, jnp.int32)
 
     def _highest(self, kind: AllPairs | NeighborList, potential: Potential, system: System) -> Float[Array, ""]:
         """The largest force component at which Newton's method is tried: zero for never."""
@@ -281,7 +294,7 @@ class Relaxation:
     def _descent(self, potential: Potential, system: System, run: Descent) -> Descent:
         """Down to rest, or until it goes no further."""
         highest = self._highest(run.neighbors.kind, potential, system)
-        unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 1_000_000 // system.n)), False
+        unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
         next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
@@ -292,11 +305,11 @@ class Relaxation:
                     validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
-            tolerance, limit = _limits(self.tolerance, pause, system)
+            tolerance, limit = limits(self.tolerance, pause, system)
             if self.newton is not None and float(run.max_force) <= float(highest):
                 after, highest = _tried(self.newton, self.minimizer, potential, system, run, highest, tolerance)
             else:
-                after = _descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
+                after = descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
@@ -332,7 +345,7 @@ class Relaxation:
         system = system.in_order(order)
         most = MOST_ESCAPES if self.escape else 0
         newton_method = None if isinstance(kind, AllPairs) else self.newton
-        tolerance, most_steps = _limits(self.tolerance, self.max_steps, system)
+        tolerance, most_steps = limits(self.tolerance, self.max_steps, system)
 
         def unfinished(carry: tuple[Descent, Array, Bool[Array, ""]]) -> Bool[Array, ""]:
             run, _, stuck = carry
@@ -344,7 +357,7 @@ class Relaxation:
         ) -> tuple[Descent, Float[Array, ""], Bool[Array, ""]]:
             run, highest, _ = carry
             run = run.with_list(kind.build(potential, system.replace(positions=run.positions)))
-            after = _descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), most_steps)
+            after = descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), most_steps)
             if newton_method is not None:
                 after, highest = _tried(newton_method, self.minimizer, potential, system, after, highest, tolerance)
             return after, highest, after.steps == run.steps
@@ -356,15 +369,15 @@ class Relaxation:
 
         def leave(carry: tuple[Descent, Curvature, Array]) -> tuple[Descent, Curvature, Int[Array, ""]]:
             run, curvature, descents = carry
-            pushed = system.replace(positions=_pushed(system.replace(positions=run.positions), curvature))
-            run = _start(self.minimizer, potential, pushed, kind.build(potential, pushed), run.steps)
+            pushed = system.replace(positions=off_the_saddle(system.replace(positions=run.positions), curvature))
+            run = start_at(self.minimizer, potential, pushed, kind.build(potential, pushed), run.steps)
             highest = self._highest(kind, potential, system)
             run = jax.lax.while_loop(unfinished, refresh_and_descend, (run, highest, jnp.asarray(False)))[0]
             here = system.replace(positions=run.positions)
             return run, lowest_curvature(potential, here, run.neighbors, run.max_force), descents + 1
 
         none = jnp.zeros((), system.positions.dtype)
-        start = _start(self.minimizer, potential, system, kind.build(potential, system), jnp.asarray(0, jnp.int32))
+        start = start_at(self.minimizer, potential, system, kind.build(potential, system), jnp.asarray(0, jnp.int32))
         unknown = Curvature(none, none, jnp.zeros_like(system.positions), jnp.asarray(False))
         run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, (start, unknown, jnp.asarray(0, jnp.int32)))
         return _as_given(run, order), curvature, descents - 1
@@ -406,7 +419,7 @@ _gradient = eqx.filter_jit(gradient)
 
 
 @eqx.filter_jit
-def _start(
+def start_at(
     minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors, steps: Int[Array, ""]
 ) -> Descent:
     init, _ = steps_of(minimizer, potential, system, list_)
@@ -416,7 +429,7 @@ def _start(
 
 
 @eqx.filter_jit
-def _descend(
+def descend(
     minimizer: Minimizer,
     potential: Potential,
     system: System,
@@ -426,23 +439,24 @@ def _descend(
 ) -> Descent:
     """Steps until the forces are small, `pause` steps are done, or the list has to be made anew.
 
-    A step that ends where the list is stale is taken back: no force ever comes from such a list.
+    No step leads to where the list is stale: no force ever comes from such a list.
     """
     list_ = run.neighbors
-    _, apply = steps_of(minimizer, potential, system, list_)
 
-    def go_on(run: Descent) -> Bool[Array, ""]:
-        return (run.max_force > tolerance) & (run.steps < pause) & ~run.outgrown
+    def go_on(moving: tuple[Any, Array, Array, Array]) -> Bool[Array, ""]:
+        _, max_force, steps, room = moving
+        return (max_force > tolerance) & (steps < pause) & ~list_.worn(room)
 
-    def step(run: Descent) -> Descent:
-        state = apply(run.state)
-        outgrown = list_.stale(position_of(state))
-        before = run.state, run.max_force, run.steps
-        after = state, _max_force(state, potential, system, list_), run.steps + 1
-        state, max_force, steps = jax.tree.map(functools.partial(jnp.where, outgrown), before, after)
-        return Descent(state, list_, max_force, steps, outgrown)
+    def step(moving: tuple[Any, Array, Array, Array]) -> tuple[Any, Array, Array, Array]:
+        state, _, steps, room = moving
+        state = steps_of(minimizer, potential, system, list_, room)[1](state)
+        return state, _max_force(state, potential, system, list_), steps + 1, list_.room(position_of(state))
 
-    return jax.lax.while_loop(go_on, step, run)
+    room = jnp.where(run.outgrown, 0.0, list_.room(run.positions))
+    start = run.state, run.max_force, run.steps, room  # without the list, which under vmap would be copied
+    state, max_force, steps, room = jax.lax.while_loop(go_on, step, start)
+    outgrown = list_.worn(room)
+    return Descent(state, list_, max_force, steps, outgrown)
 
 
 @eqx.filter_jit
@@ -463,7 +477,7 @@ def _tried(
     """After a try of Newton's method where no force is larger than `highest`, and the force at which to try again."""
     here, longest = system.replace(positions=run.positions), LONGEST_MOVE * jnp.mean(system.diameters)
     end = newton.finish(method, potential, here, run.neighbors, highest, tolerance, longest)
-    after = _start(minimizer, potential, here.replace(positions=end.positions), run.neighbors, run.steps + end.steps)
+    after = start_at(minimizer, potential, here.replace(positions=end.positions), run.neighbors, run.steps + end.steps)
     after = eqx.tree_at(lambda run: run.outgrown, after, end.outgrown)
     tried = end.begun_at <= highest
     failed = tried & ~end.outgrown & (end.max_force > tolerance)
@@ -471,32 +485,38 @@ def _tried(
     return after, jnp.where(failed, jnp.minimum(highest, end.begun_at) / 10.0, highest)
 
 
-def _pushed(system: System, curvature: Curvature) -> Float[Array, "n d"]:
+def off_the_saddle(system: System, curvature: Curvature) -> Float[Array, "n d"]:
     """The positions, off a saddle along its lowest curvature."""
     longest = jnp.sqrt(jnp.max(jnp.sum(curvature.direction**2, axis=-1)))
     scale = PUSH * jnp.mean(system.diameters) / jnp.where(longest > 0.0, longest, 1.0)
     return system.positions + scale * curvature.direction
 
 
-def _limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, ""], Int[Array, ""]]:
+def limits(tolerance: float, pause: int, system: System) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """As arrays, since a number would be compiled into the loop."""
     return jnp.asarray(tolerance, system.positions.dtype), jnp.asarray(pause, jnp.int32)
 
 
 def steps_of(
-    minimizer: Minimizer, potential: Potential, system: System, list_: Neighbors
+    minimizer: Minimizer,
+    potential: Potential,
+    system: System,
+    list_: Neighbors,
+    room: Float[Array, ""] | None = None,
 ) -> tuple[Callable[[Array], Any], Callable[[Any], Any]]:
     """The minimizer's (init, apply) for this potential.
 
-    Moves are capped, so that no start can blow up and a fresh list serves for one step at least.
+    Moves are capped, so that no start can blow up, and that none is longer than `room`, which is what a fresh list
+    has if None.
     """
+    room = 0.49 * list_.skin if room is None else room
 
     def force(x: Array, **_: Any) -> Array:
         return -gradient(potential, system.replace(positions=x), list_)
 
     def shift(x: Array, move: Array, **_: Any) -> Array:
         longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
-        allowed = jnp.minimum(LONGEST_MOVE * jnp.mean(system.diameters), 0.49 * list_.skin)
+        allowed = jnp.minimum(LONGEST_MOVE * jnp.mean(system.diameters), room)
         return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
     return minimizer.build(force, shift, potential.stiffness(system))

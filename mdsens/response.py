@@ -16,7 +16,7 @@ from .cholesky import where_positive
 from .errors import InvalidInput, NotDifferentiable, SolveFailed
 from .hessian import gradient
 from .nearby import at_value, network
-from .neighbors import Neighbors
+from .neighbors import Neighbors, near_touching
 from .parameters import check_name, parameter_value, with_parameter
 from .potentials import PairPotential, Potential
 from .relaxation import Equilibrium
@@ -73,7 +73,8 @@ def sensitivity(
     `NotDifferentiable` where there is no response, `SolveFailed` when the linear solve did not reach a
     residual that can be trusted.
     """
-    potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.neighbors
+    potential, system = equilibrium.potential, equilibrium.system
+    neighbors = near_touching(equilibrium.neighbors, potential, system)
     check_name(wrt, potential, system)
     equilibrium.check()
     if side is not None:
