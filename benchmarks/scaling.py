@@ -87,7 +87,8 @@ class Ours:
 
         self.case, self.potential = case, mdsens.SoftSphere().in_precision_of(system)
         self.kind = neighbors.automatic(self.potential, system)
-        self.system = system.in_order(neighbors.by_place(self.kind, self.potential, system))
+        self.order = neighbors.by_place(self.kind, self.potential, system)
+        self.system = system.in_order(self.order)
         self.list = neighbors.sized(self.kind, self.potential, self.system)
 
     def force(self):
@@ -132,11 +133,12 @@ class Ours:
         import jax.numpy as jnp
 
         import mdsens
-        from mdsens import implicit
+        from mdsens import implicit, neighbors
 
-        weights = jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))
+        weights = jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))[self.order]
         rest = mdsens.Relaxation(tolerance=1e-11)(self.potential, self.system)
-        system, list_, rule, softest = rest.frozen.system, rest.neighbors, rest.rule, rest.curvature
+        system, rule, softest = rest.frozen.system, rest.rule, rest.curvature
+        list_ = neighbors.near_touching(rest.neighbors, self.potential, system)
 
         @jax.jit
         def gradient(diameters):

@@ -140,6 +140,9 @@ def solve(
     operator = lx.FunctionLinearOperator(lambda v: multiply(v.reshape(b.shape)).ravel(), structure, tags)
     iterated = operator
     options: dict[str, Any] = {}
+    if isinstance(solver, Minres):  # zero modes are annihilated anyway, and b has no part along them
+        whole_product = lambda v: (hessian.product(v.reshape(b.shape)) / unit_of_a).ravel()  # noqa: E731
+        operator = lx.FunctionLinearOperator(whole_product, structure, tags)
     if isinstance(solver, Cholesky):
         if not isinstance(hessian, PairHessian):
             raise InvalidInput("the sparse direct solver is for sums over pairs: take minres()")
@@ -153,6 +156,8 @@ def solve(
 
     def invert(b: Displacements, floor: Float[Array, ""], floppy: Bool[Array, ""]) -> Displacements:
         found = _inverted(operator, solver, b, flat, floor, options)
+        if isinstance(solver, Minres):
+            return zero_modes.project(found)
         if not isinstance(solver, Cholesky):
             return found
         # what little is added to the diagonal magnifies rounding along modes that nobody named

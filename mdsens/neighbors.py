@@ -241,26 +241,28 @@ def refreshed(neighbors: Neighbors, potential: Potential, system: System) -> Nei
 
 
 def near_touching(neighbors: Neighbors, potential: Potential, system: System) -> Neighbors:
-    """Of all pairs of a concrete system those not much farther apart than their cutoff, for what happens right here:
+    """The pairs of a concrete system that are not much farther apart than their cutoff, for what happens right here:
     a response to the parameters takes a small part of the time with them.
     """
-    if not (isinstance(neighbors.kind, AllPairs) and isinstance(potential, PairPotential)):
+    if not isinstance(potential, PairPotential):
         return neighbors
     chosen = np.flatnonzero(np.asarray(_near_touching(neighbors, potential, system)))
-    room = system.n * 2 ** max(0, math.ceil(math.log2(max(1.1 * chosen.size, 1.0) / system.n)))
-    if room >= neighbors.i.size:
+    classes = 1 if isinstance(neighbors.kind, AllPairs) else 8  # in large systems numbers vary little
+    each = max(1.0, 1.05 * chosen.size / system.n)
+    room = math.ceil(system.n * 2.0 ** (math.ceil(classes * math.log2(each)) / classes))
+    if room >= neighbors.i.size or bool(neighbors.overflow):
         return neighbors
     slots = np.concatenate([chosen, np.zeros(room - chosen.size, chosen.dtype)])
     kept = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[slots]), (neighbors.i, neighbors.j, neighbors.shift))
-    names = lambda nb: (nb.i, nb.j, nb.shift, nb.valid)  # noqa: E731
-    valid = jnp.asarray(np.arange(room) < chosen.size)
-    return eqx.tree_at(names, neighbors, (*kept, valid), is_leaf=lambda leaf: leaf is None)
+    names = lambda nb: (nb.i, nb.j, nb.shift, nb.valid, nb.found)  # noqa: E731
+    valid, found = jnp.asarray(np.arange(room) < chosen.size), jnp.asarray(chosen.size, jnp.int32)
+    return eqx.tree_at(names, neighbors, (*kept, valid, found), is_leaf=lambda leaf: leaf is None)
 
 
 @eqx.filter_jit
 def _near_touching(neighbors: Neighbors, potential: PairPotential, system: System) -> Bool[Array, " p"]:
     pairs = potential.pairs(system, neighbors)
-    return ~(pairs.gap > 0.1 * pairs.cutoff)
+    return neighbors.valid & ~(pairs.gap > 0.05 * pairs.cutoff)
 
 
 @eqx.filter_jit
