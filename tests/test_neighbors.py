@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdsens
-from conftest import settled
+from conftest import jammed, settled
 from mdsens import neighbors as neighbors_module
 from mdsens.neighbors import AllPairs, NeighborList, automatic
 
@@ -101,6 +101,15 @@ def test_the_room_chosen_beforehand_suffices_at_the_start_and_at_rest(dim, packi
     rest = mdsens.Relaxation(tolerance=1e-4, escape=False, throw=False)(mdsens.SoftSphere(), system)
     assert bool(rest.converged) and rest.kind == kind, "it did not have to grow"
     assert int(rest.neighbors.found) > 0.5 * rest.neighbors.i.size, "and is not much too large"
+
+
+@pytest.mark.parametrize("n", [128, 300])
+def test_what_a_response_looks_at_are_the_pairs_near_touching(n):
+    rest = jammed(n=n, packing_fraction=0.95)
+    few = neighbors_module.near_touching(rest.neighbors, rest.potential, rest.system)
+    d = np.asarray(rest.system.diameters)
+    assert listed(few) == close_pairs(rest.system, lambda i, j: 1.05 * 0.5 * (d[i] + d[j]))
+    assert few.i.size <= 4 * n and not bool(few.overflow)
 
 
 def test_particles_keep_their_names_though_they_are_put_in_another_order():
