@@ -4,7 +4,8 @@
 
 Every measurement is a process of its own, so that its peak memory is its own; a measurement and its peers run one
 after the other on the same packing, in double precision. `seconds` is the median over repeats after the first call,
-`first` the first call with all it compiles. Writes scaling-2d.json, .md and .png.
+`first` the first call with all it compiles. Writes scaling-2d.json, .md and, of
+several sizes, .png.
 
 - force, product, list: of a packing at rest, in a compiled loop, as a minimizer or an iterative solver uses them;
   jax-md's products are the jvp of its gradient.
@@ -384,9 +385,8 @@ def figure(rows, path):
     import matplotlib.pyplot as plt
 
     quantities = [quantity for quantity in PEERS if any(row["quantity"] == quantity for row in rows)]
-    figure, axes = plt.subplots(
-        1, len(quantities) + 1, figsize=(3.2 * (len(quantities) + 1), 3.2), layout="constrained"
-    )
+    panels = len(quantities) + ("relax" in quantities)
+    figure, axes = plt.subplots(1, panels, figsize=(3.2 * panels, 3.2), layout="constrained", squeeze=False)
     colors = {"mdsens": "C0", "jax-md": "C1", "LAMMPS": "C2"}
 
     def line(axis, quantity, peer, key):
@@ -394,14 +394,15 @@ def figure(rows, path):
         if chosen:
             axis.loglog(*zip(*chosen, strict=True), "o-", color=colors[peer], label=peer, markersize=4)
 
-    for axis, quantity in zip(axes, quantities, strict=False):
+    for axis, quantity in zip(axes[0], quantities, strict=False):
         for peer in PEERS[quantity]:
             line(axis, quantity, peer, "seconds")
         axis.set(title=quantity, xlabel="particles N", ylabel="seconds")
         axis.legend(frameon=False, fontsize=8)
-    for peer in PEERS["relax"]:
-        line(axes[-1], "relax", peer, "peak_mb")
-    axes[-1].set(title="peak memory, relax", xlabel="particles N", ylabel="MB")
+    if "relax" in quantities:
+        for peer in PEERS["relax"]:
+            line(axes[0, -1], "relax", peer, "peak_mb")
+        axes[0, -1].set(title="peak memory, relax", xlabel="particles N", ylabel="MB")
     figure.savefig(path, dpi=150)
 
 
@@ -455,7 +456,8 @@ def main():
     stem = options.output / f"scaling-{options.dim}d"
     stem.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(rows))
-    figure(rows, stem.with_suffix(".png"))
+    if len(sizes) > 1:
+        figure(rows, stem.with_suffix(".png"))
     print(table(rows))
 
 

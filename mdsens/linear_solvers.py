@@ -156,15 +156,12 @@ def solve(
 
     def invert(b: Displacements, floor: Float[Array, ""], floppy: Bool[Array, ""]) -> Displacements:
         found = _inverted(operator, solver, b, flat, floor, options)
-        if isinstance(solver, Minres):
-            return zero_modes.project(found)
-        if not isinstance(solver, Cholesky):
-            return found
-        # what little is added to the diagonal magnifies rounding along modes that nobody named
-        found = jax.lax.cond(
-            floppy, lambda: _inverted(operator, solver, multiply(found), flat, floor, options), lambda: found
-        )
-        return zero_modes.project(found)
+        if isinstance(solver, Cholesky):  # what is added to the diagonal magnifies rounding along modes nobody named
+            once = found
+            found = jax.lax.cond(
+                floppy, lambda: _inverted(operator, solver, multiply(once), flat, floor, options), lambda: once
+            )
+        return zero_modes.project(found) if isinstance(solver, Minres | Cholesky) else found
 
     x = _refined(invert, multiply, unit)
     if not isinstance(solver, Minres | Cholesky):
