@@ -46,12 +46,12 @@ _HOME = {
     "validity": "interval",
     "write": "io",
 }
-_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials")
+_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials", "properties")
 
 __all__ = [*_HOME, *_ROOMS]
 
 if TYPE_CHECKING:
-    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials
+    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials, properties
     from .certificate import Certificate
     from .ensemble import relax_ensemble
     from .errors import (

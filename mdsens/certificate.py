@@ -50,6 +50,9 @@ class Certificate:
     pairs on the neighbor list); `marginal`, the pairs too near to touching to tell, where the
     response is one-sided.
 
+    **At constant pressure:** the `pressure`, and `pressure_error`, the largest deviation of the stress from it, of any
+    component that was free to relax.
+
     **Thorough only:** `distance`, how far the particle that is farthest off is from the true minimum, by a Newton
     step; `solve_residual`, that of its linear solve, and `null_part`, the part of the forces in the
     null space, as on rattlers, which nothing can balance; both relative to the forces.
@@ -79,6 +82,8 @@ class Certificate:
     smallest_overlap: float | None
     smallest_gap: float | None
     marginal: tuple[tuple[int, int], ...]
+    pressure: float | None = None
+    pressure_error: float | None = None
     distance: float | None = None
     solve_residual: float | None = None
     null_part: float | None = None
@@ -117,6 +122,8 @@ class Certificate:
             ("zero modes", f"{self.zero_modes}: {held}"),
             ("rattlers", _list(self.rattlers)),
         ]  # fmt: skip
+        if self.pressure is not None:
+            rows.append(("pressure", f"{self.pressure:.8g}, the stress off it by {self.pressure_error:.1g}"))
         if self.contact_number is not None:
             than = "" if self.isostatic is None else f" (isostatic: {self.isostatic:.4f})"
             rows.append(("contact number", f"{self.contact_number:.4f}{than}"))
@@ -178,6 +185,8 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
         rotations=int(found.rotations),
         clusters=len(np.unique(np.asarray(found.modes.cluster)[~loose])),
         rattlers=tuple(np.flatnonzero(loose).tolist()),
+        pressure=None if equilibrium.pressure is None else float(equilibrium.pressure),
+        pressure_error=None if equilibrium.pressure_error is None else float(equilibrium.pressure_error),
         marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in marginal),
         **facts,
     )

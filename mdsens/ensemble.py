@@ -53,6 +53,8 @@ def relax_ensemble(
     **Raises** `InvalidInput` for systems that cannot be relaxed, or not together, and under `jit` and `vmap`: there
     take `jax.vmap(relax)`.
     """
+    if relax.pressure is not None:
+        raise InvalidInput("an ensemble is relaxed in fixed cells: at constant pressure relax one system after another")
     system, own = _together(systems), isinstance(potential, Sequence)
     potentials = [potential] if isinstance(potential, Potential) else list(potential)
     size = system.positions.shape[0]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
+from .potentials.base import Pairs
 from .system import System
 
 Displacements = Float[Array, "n d"]
@@ -120,10 +121,14 @@ def hessian(potential: Potential, system: System, neighbors: Neighbors) -> Hessi
     if not isinstance(potential, PairPotential):
         return GeneralHessian(potential, system, neighbors)
     pairs = potential.pairs(system, neighbors)
+    return PairHessian(pairs.i, pairs.j, pair_blocks(pairs), system.n)
+
+
+def pair_blocks(pairs: Pairs) -> Float[Array, "p d d"]:
+    """φ'' n nᵀ + (φ'/r)(1 - n nᵀ) of every pair, zero where it does not interact."""
     slope, curvature = pairs.slope, pairs.curvature
     normal = pairs.separation / jnp.where(pairs.interacts, pairs.distance, 1.0)[:, None]
     tension = slope / pairs.distance
     along = (curvature - tension)[:, None, None] * normal[:, :, None] * normal[:, None, :]
-    across = tension[:, None, None] * jnp.eye(system.dim, dtype=normal.dtype)
-    blocks = jnp.where(pairs.interacts[:, None, None], along + across, 0.0)
-    return PairHessian(pairs.i, pairs.j, blocks, system.n)
+    across = tension[:, None, None] * jnp.eye(normal.shape[1], dtype=normal.dtype)
+    return jnp.where(pairs.interacts[:, None, None], along + across, 0.0)

@@ -8,7 +8,9 @@ with d(∇E) the change of the gradient along dθ and the affine motion, H the H
 projection off the zero modes. This is the implicit function theorem (Blondel et al., Efficient and
 Modular Implicit Differentiation, arXiv 2105.15183, Eq. 2) with the minimum-norm solution.
 
-Both functions here return what they are given; only their derivatives are theirs. Everything in
+At constant pressure the cell is at rest too, ∂(E + pV)/∂ε = 0 along its strains ε, and moves by the same theorem.
+
+The functions here return what they are given; only their derivatives are theirs. Everything in
 the rule is differentiable in (x, θ) again, so it holds to any order, forward and reverse.
 """
 
@@ -16,21 +18,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float
 
-from . import linear_solvers
+from . import linear_solvers, strain
 from .contacts import standing
 from .errors import NotDifferentiable, NotRigid
 from .hessian import Hessian, gradient, hessian
 from .neighbors import Neighbors
 from .potentials import Potential
-from .system import System, is_concrete, reciprocal
+from .system import System, is_concrete, reciprocal, symmetric_strains
 from .zero_modes import ZeroModes, known_zero_modes
 
 
@@ -41,12 +44,18 @@ class Rule:
     Where nothing is held, or two particles are within rounding of touching, the derivative of the
     positions is refused, unless `strict` is False: `NotRigid` or `NotDifferentiable` is raised
     outside `jit`, and inside it is NaN. With `one_sided`, touching counts as it is found: the
-    derivative is the one toward that side.
+    derivative is the one toward that side. `cell` says how a cell at constant pressure may strain:
+    `isotropic`, or `full`, in all components.
     """
 
     solver: lx.AbstractLinearSolver
     strict: bool = True
     one_sided: bool = False
+    cell: Literal["isotropic", "full"] = "isotropic"
+
+    def strains(self, d: int) -> Float[np.ndarray, "m d d"]:
+        """A basis of the strains of a cell at constant pressure."""
+        return np.eye(d)[None] if self.cell == "isotropic" else symmetric_strains(d)[0]
 
 
 @eqx.filter_custom_jvp
@@ -87,12 +96,98 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
     return energy_at_rest(*primals), _along(_energy, moving, potential, change, neighbors) * sound
 
 
-def refuse(system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]) -> None:
-    """Raises where there is no derivative, as far as the host can see."""
+@eqx.filter_custom_jvp
+def cell_at_rest(
+    system: System,
+    potential: Potential,
+    neighbors: Neighbors,
+    rule: Rule,
+    softest: Float[Array, ""],
+    pressure: Float[Array, ""],
+) -> Float[Array, "d d"]:
+    """The cell of a system at rest at constant pressure, where E + pV is stationary in its strain, too; its derivative
+    is the response to (potential, diameters, pressure) and to what of the cell is not free to relax.
+    """
+    assert system.box is not None
+    return system.box
+
+
+@cell_at_rest.def_jvp
+def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    system, potential, neighbors, rule, softest, pressure = primals
+    to_system, to_potential, _, _, _, to_pressure = tangents
+    box = cell_at_rest(*primals)
+    given, change = (system.replace(box=box), potential, pressure), (to_system, to_potential, to_pressure)
+
+    def slope(system: System, potential: Potential, pressure: Float[Array, ""]) -> Float[Array, " m"]:
+        moving = system.replace(positions=positions_at_rest(system, potential, neighbors, rule, softest))
+        return enthalpy_slope(moving, potential, neighbors, rule, pressure)
+
+    push = eqx.filter_jvp(slope, given, change)[1]
+    moving = given[0].replace(positions=positions_at_rest(given[0], potential, neighbors, rule, softest))
+    yielding = -jnp.linalg.solve(enthalpy_stiffness(moving, potential, neighbors, rule, softest, pressure), push)
+    follows = box @ jnp.einsum("m,mab->ab", yielding, jnp.asarray(rule.strains(system.dim), box.dtype))
+    return box, follows if to_system.box is None else follows + to_system.box
+
+
+@eqx.filter_jit
+def enthalpy_slope(
+    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, pressure: Float[Array, ""]
+) -> Float[Array, " m"]:
+    """∂(E + pV)/∂ε, for the strains that the cell is free to make."""
+    slope = strain.first(potential, system, neighbors) + pressure * system.volume * jnp.eye(system.dim)
+    return jnp.einsum("mab,ab->m", rule.strains(system.dim), slope)
+
+
+@eqx.filter_jit
+def enthalpy_stiffness(
+    system: System,
+    potential: Potential,
+    neighbors: Neighbors,
+    rule: Rule,
+    softest: Float[Array, ""],
+    pressure: Float[Array, ""],
+) -> Float[Array, "m m"]:
+    """∂²(E + pV)/∂ε², the particles at rest, for the same strains."""
+    basis, amounts = rule.strains(system.dim), symmetric_strains(system.dim)[1]
+    traces = np.einsum("maa->m", basis)
+    of_volume = np.outer(traces, traces) - np.einsum("mab,nba->mn", basis, basis)
+    each = np.stack([[k[amounts == m].sum() for m in range(amounts.max() + 1)] for k in basis])
+    relaxed, _ = strain_stiffness(system, potential, neighbors, rule, softest)
+    return each @ relaxed @ each.T + pressure * system.volume * of_volume
+
+
+@eqx.filter_jit
+def strain_stiffness(
+    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
+) -> tuple[Float[Array, "m m"], Float[Array, "m m"]]:
+    """∂²E/∂ε² for the basis of symmetric strains, at rest: with the particles relaxing, and following affinely.
+
+    NaN where a contact is within rounding of touching and that is refused.
+    """
+    found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
+    backbone = neighbors.only(~found.rattlers)
+    affine, coupling = strain.second(potential, system, backbone)
+    matrix, modes = hessian(potential, system, backbone), known_zero_modes(potential, system, backbone, found.rattlers)
+    relaxing = jax.vmap(lambda b: solve(matrix, modes, b, rule.solver), -1, -1)(coupling)
+    relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
+    sound = jnp.where(found.differentiable | rule.one_sided | (not rule.strict), 1.0, jnp.nan)
+    return 0.5 * (relaxed + relaxed.T) * sound, affine * sound
+
+
+def refuse(
+    system: System,
+    potential: Potential,
+    neighbors: Neighbors,
+    rule: Rule,
+    softest: Float[Array, ""],
+    even_loose: bool = True,
+) -> None:
+    """Raises where there is no derivative, as far as the host can see; `even_loose`: also where nothing is held."""
     if not rule.strict or not is_concrete((system, potential, softest)):
         return
     found = standing(potential, system, neighbors, softest)
-    if not bool(found.rigid):
+    if even_loose and not bool(found.rigid):
         raise NotRigid(
             f"nothing holds the particles (energy {float(_energy(system, potential, neighbors)):.3g}, {system.n} "
             f"rattlers of {system.n}): their positions do not respond to a parameter in a defined way. Compress the "

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from . import implicit
 from .errors import InvalidInput, MdsensError
-from .nearby import at_value, network
+from .nearby import at_value, check_fixed_cell, network
 from .neighbors import Neighbors
 from .parameters import check_name, parameter_value, with_parameter
 from .potentials import PairPotential
@@ -96,6 +96,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.neighbors
     check_name(wrt, potential, system)
     equilibrium.check()
+    check_fixed_cell(equilibrium)
     if not isinstance(potential, PairPotential):
         raise InvalidInput(f"{type(potential).__name__} is no sum over pairs: it has no contacts to open or close")
     value = parameter_value(wrt, potential, system)

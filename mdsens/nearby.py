@@ -33,6 +33,7 @@ def at_value(equilibrium: Equilibrium, wrt: str, value: Array, guess: Float[Arra
     Newton's method, which is exact to second order while no contact changes, and then a relaxation, which
     finds little left to do, or does it. **Raises** what `Relaxation` raises.
     """
+    check_fixed_cell(equilibrium)
     potential, system = with_parameter(wrt, value, equilibrium.potential, equilibrium.system)
     if guess is not None:
         system = system.replace(positions=guess)
@@ -43,6 +44,14 @@ def at_value(equilibrium: Equilibrium, wrt: str, value: Array, guess: Float[Arra
         one_sided=True,
     )
     return relax(potential, _newton(equilibrium, potential, system))
+
+
+def check_fixed_cell(equilibrium: Equilibrium) -> None:
+    """**Raises** `InvalidInput` at constant pressure."""
+    if equilibrium.pressure is not None:
+        raise InvalidInput(
+            "at constant pressure contact changes are not followed: relax in a fixed cell (Relaxation(pressure=None))"
+        )
 
 
 def _newton(equilibrium: Equilibrium, potential: Potential, system: System) -> System:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from .errors import InvalidInput, MdsensError
 from .interval import ContactRates, contact_rates, first_change
-from .nearby import Contact, Network, at_value, network
+from .nearby import Contact, Network, at_value, check_fixed_cell, network
 from .parameters import check_name, parameter_value
 from .potentials import PairPotential
 from .relaxation import Equilibrium
@@ -112,6 +112,7 @@ def follow(
     potential, system = equilibrium.potential, equilibrium.system
     check_name(wrt, potential, system)
     equilibrium.check()
+    check_fixed_cell(equilibrium)
     if not isinstance(potential, PairPotential):
         raise InvalidInput(f"{type(potential).__name__} is no sum over pairs: it has no contacts to follow")
     start = parameter_value(wrt, potential, system)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from . import implicit, linear_solvers, neighbors, newton, validation
+from . import constant_pressure, implicit, linear_solvers, neighbors, newton, validation
 from .certificate import Certificate, certify
 from .curvature import Curvature, lowest_curvature
 from .errors import NotAMinimum, NotConverged
@@ -23,7 +24,7 @@ from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
 from .newton import Newton
 from .potentials import Potential
-from .system import System, is_concrete
+from .system import System, is_concrete, reciprocal
 
 MOST_STEPS_UNSEEN = 1000
 """Outside `jit` the host looks at least this often, and more often for large systems, whose steps take longer."""
@@ -48,10 +49,24 @@ class Pending:
     neighbors: Neighbors
     rule: implicit.Rule
     softest: Float[Array, ""]
+    pressure: Float[Array, ""] | None = None
+
+    @property
+    def in_cell(self) -> System:
+        """In a cell that responds, at constant pressure."""
+        if self.pressure is None:
+            return self.system
+        args = self.system, self.potential, self.neighbors, self.rule, self.softest, self.pressure
+        return self.system.replace(box=implicit.cell_at_rest(*args))
+
+    @property
+    def energy(self) -> Float[Array, ""]:
+        return implicit.energy_at_rest(self.in_cell, self.potential, self.neighbors, self.rule, self.softest)
 
     def ask(self) -> System:
-        x = implicit.positions_at_rest(self.system, self.potential, self.neighbors, self.rule, self.softest)
-        return self.system.replace(positions=x)
+        system = self.in_cell
+        x = implicit.positions_at_rest(system, self.potential, self.neighbors, self.rule, self.softest)
+        return system.replace(positions=x)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -64,7 +79,9 @@ class Equilibrium:
     tolerance, on pairs that were all counted, and `minimum` that no negative curvature was found there.
     `curvature` is the lowest found, energy per length², and `escapes` the number of saddles left on the
     way. `overflow` says that a neighbor list ran full (only under `jit`, where it cannot grow); `steps`
-    counts the minimizer's.
+    counts the minimizer's. At constant pressure `pressure` is that pressure, and `pressure_error` the largest
+    deviation from it, of any component of the stress that the cell was free to relax; None in a fixed cell.
+    `close` are the pairs that interact, and some that nearly do.
 
     The derivative of the positions, which may be refused and wants a linear solve, is computed only if
     they are used: that of the energy needs neither.
@@ -81,14 +98,16 @@ class Equilibrium:
     escapes: Int[Array, ""]
     overflow: Bool[Array, ""]
     tolerance: Float[Array, ""]
+    pressure: Float[Array, ""] | None
+    pressure_error: Float[Array, ""] | None
+    close: Neighbors
     rule: implicit.Rule
-    kind: AllPairs | NeighborList
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-        names = [field.name for field in dataclasses.fields(self)]
-        values = [self.system if name == "at_rest" else getattr(self, name) for name in names[:-2]]
-        keys = [jax.tree_util.GetAttrKey("system" if name == "at_rest" else name) for name in names[:-2]]
-        return list(zip(keys, values, strict=True)), (self.rule, self.kind)
+        names = [field.name for field in dataclasses.fields(self)][:-1]
+        values = [self.system if name == "at_rest" else getattr(self, name) for name in names]
+        keys = [jax.tree_util.GetAttrKey("system" if name == "at_rest" else name) for name in names]
+        return list(zip(keys, values, strict=True)), (self.rule,)
 
     @classmethod
     def tree_unflatten(cls, static: tuple[Any, ...], values: Any) -> Equilibrium:
@@ -125,15 +144,20 @@ class Equilibrium:
         return self.system.positions
 
     @property
+    def kind(self) -> AllPairs | NeighborList:
+        """How pairs are found."""
+        return self.close.kind
+
+    @property
     def neighbors(self) -> Neighbors:
-        """The pairs that may interact at the relaxed positions."""
+        """The pairs that may interact at the relaxed positions, or soon."""
         here = self.frozen
         return neighbors.build(self.kind, here.potential, here.system)
 
     @property
     def forces(self) -> Float[Array, "n d"]:
         """-∂E/∂x at the relaxed positions [n, d], energy per length."""
-        return -_gradient(self.potential, self.system, self.neighbors)
+        return -_gradient(self.potential, self.system, self.close)
 
     def check(self) -> None:
         """**Raises** `NotConverged` or `NotAMinimum` for what came out of `jit` with such a flag."""
@@ -141,10 +165,20 @@ class Equilibrium:
             raise NotConverged(
                 f"this is no equilibrium: the largest force component is {float(self.max_force):.3g} after "
                 f"{int(self.steps)} steps, the tolerance {float(self.tolerance):.3g}"
+                f"{self._off_pressure}"
                 f"{'; the neighbor list overflowed (Relaxation.sized_for)' if bool(self.overflow) else ''}"
             )
         if self.rule.strict and not bool(self.minimum):
             raise NotAMinimum(f"this is a saddle: along one direction the curvature is {float(self.curvature):.3g}")
+
+    @property
+    def _off_pressure(self) -> str:
+        return "" if self.pressure_error is None else f", the pressure {float(self.pressure_error):.3g} off"
+
+    def check_seen(self) -> None:
+        """`check`, where the host can look."""
+        if is_concrete((self.converged, self.minimum)):
+            self.check()
 
     @property
     def certificate(self) -> Certificate:
@@ -167,7 +201,11 @@ class Relaxation:
     - `minimizer`: `FIRE()`, `GradientDescent()`, or any of jax-md's through `JaxMDMinimizer`.
     - `newton`: how the last digits are found once the contacts have settled, in systems large enough for
       a neighbor list; None: by the minimizer alone.
-    - `tolerance`: the largest force component allowed, energy per length.
+    - `tolerance`: the largest force component allowed, energy per length; at constant pressure also how far the
+      stress may be off, in units of tolerance/(mean diameter)^(d-1).
+    - `pressure`: the cell relaxes too, until the pressure is this one, energy per volume; None: it is fixed. Then
+      derivatives include the response of the cell, and the pressure may be differentiated, too.
+    - `cell`: how the cell relaxes, `isotropic` at fixed shape, or `full`, in all components of its strain.
     - `max_steps`: when to give up.
     - `linear_solver`: the solver behind the derivatives, from `mdsens.linear_solvers` or lineax;
       chosen by size if None.
@@ -194,6 +232,8 @@ class Relaxation:
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
     newton: Newton | None = dataclasses.field(default_factory=Newton)
     tolerance: float = 1e-10
+    pressure: ArrayLike | None = None
+    cell: Literal["isotropic", "full"] = "isotropic"
     max_steps: int = 100_000
     linear_solver: lx.AbstractLinearSolver | None = None
     neighbors: AllPairs | NeighborList | None = None
@@ -204,14 +244,62 @@ class Relaxation:
 
     def __post_init__(self) -> None:
         validation.check_options(self.tolerance, self.max_steps)
+        validation.check_pressure(self.pressure, self.cell)
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
         potential = potential.in_precision_of(system)
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
-        concrete = is_concrete(start)
-        found = self._driven(*start) if concrete else self._traced(*start)
-        return self.at(potential, system, *found, seen=concrete)
+        if self.pressure is not None:
+            return self._at_pressure(potential, system, *start)
+        seen = is_concrete(start)
+        found = self._driven(*start) if seen else self._traced(*start)
+        return self.at(potential, system, *found, seen=seen)
+
+    def _at_pressure(
+        self, potential: Potential, system: System, fixed_potential: Potential, fixed: System
+    ) -> Equilibrium:
+        """At rest in a cell that relaxes, too."""
+        rest = dataclasses.replace(self, pressure=None, throw=False)
+        rule, allowed = self._rule(potential, system), self._pressure_allowed(fixed)
+        pressure = self._pressure(fixed)
+        seen = is_concrete((fixed_potential, fixed, pressure))
+        to_rest = rest._driven if seen else rest._traced
+        cell = constant_pressure.find(to_rest, fixed_potential, fixed, rule, pressure, allowed)
+        if self.throw and seen:
+            self._refuse_cell(cell, allowed)
+        assert system.box is not None and fixed.box is not None and cell.system.box is not None
+        box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
+        return self.at(potential, system.replace(box=box), cell.end, cell.curvature, cell.escapes, seen, cell)
+
+    def _pressure(self, system: System) -> Float[Array, ""]:
+        return jax.lax.stop_gradient(jnp.asarray(self.pressure, system.positions.dtype))
+
+    def _pressure_allowed(self, system: System) -> Float[Array, ""]:
+        """How far the stress may be off the pressure."""
+        return jax.lax.stop_gradient(self.tolerance / jnp.mean(system.diameters) ** (system.dim - 1))
+
+    def _rule(self, potential: Potential, system: System) -> implicit.Rule:
+        solver = self.linear_solver or linear_solvers.automatic(potential, system, self.throw)
+        return implicit.Rule(solver, self.throw, self.one_sided, self.cell)
+
+    def _refuse_cell(self, cell: constant_pressure.Cell, allowed: Float[Array, ""]) -> None:
+        if not float(cell.end.max_force) <= self.tolerance:
+            raise self._not_converged(cell.end)
+        if bool(cell.curvature.negative):
+            raise self._not_a_minimum(cell.curvature, int(cell.escapes))
+        if not float(cell.error) <= float(allowed):
+            raise NotConverged(
+                f"the stress is still {float(cell.error):.3g} off the pressure {float(cell.pressure):.6g} after "
+                f"{int(cell.rounds)} strains of the cell, not within {float(allowed):.3g}: start from a cell closer to "
+                "it, or ask for a larger tolerance"
+            )
+        if not float(cell.lowest_stiffness) > 0.0:
+            raise NotAMinimum(
+                f"the cell gives way: E + pV curves down along a strain of it ({float(cell.lowest_stiffness):.3g}), so "
+                "there is no minimum at this pressure nearby; relax at fixed shape (cell='isotropic'), or at another "
+                "pressure"
+            )
 
     def at(
         self,
@@ -221,31 +309,41 @@ class Relaxation:
         curvature: Curvature,
         escapes: Int[Array, ""],
         seen: bool = False,
+        cell: constant_pressure.Cell | None = None,
     ) -> Equilibrium:
         """The equilibrium found; `seen` by the host, which has raised what there was to raise."""
         sound = end.neighbors.kind.fits(*jax.lax.stop_gradient((potential, system))) & potential.covers(system)
         converged = (end.max_force <= self.tolerance) & sound & ~end.neighbors.overflow
         minimum = converged & ~curvature.negative
+        pressure = None if cell is None else jnp.asarray(self.pressure, end.positions.dtype)
+        if cell is not None:
+            converged, minimum = (
+                flag & (cell.error <= self._pressure_allowed(system)) for flag in (converged, minimum)
+            )
+            minimum = minimum & (cell.lowest_stiffness > 0.0)
         positions = end.positions
         if self.throw and not seen:
             positions = jnp.where(minimum, positions, jnp.nan)
-        solver = self.linear_solver or linear_solvers.automatic(potential, system, self.throw)
-        rule = implicit.Rule(solver, self.throw, self.one_sided)
-        at_rest = system.replace(positions=positions), potential, end.neighbors, rule, curvature.lowest
+        rule = self._rule(potential, system)
+        at_rest = Pending(
+            system.replace(positions=positions), potential, end.neighbors, rule, curvature.lowest, pressure
+        )
         return Equilibrium(
-            at_rest=Pending(*at_rest),
+            at_rest=at_rest,
             potential=potential,
-            energy=implicit.energy_at_rest(*at_rest),
+            energy=at_rest.energy,
             max_force=end.max_force,
-            steps=end.steps,
+            steps=end.steps if cell is None else cell.steps,
             converged=converged,
             minimum=minimum,
             curvature=curvature.lowest,
             escapes=escapes,
             overflow=end.neighbors.overflow,
             tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            pressure=pressure,
+            pressure_error=None if cell is None else cell.error,
+            close=end.neighbors,
             rule=rule,
-            kind=end.neighbors.kind,
         )
 
     def sized_for(self, potential: Potential, system: System) -> Relaxation:
@@ -317,7 +415,7 @@ class Relaxation:
                 self.progress(int(run.steps), float(run.max_force))
         return run
 
-    def _not_converged(self, run: Descent) -> NotConverged:
+    def _not_converged(self, run: Descent | End) -> NotConverged:
         where = f"after {int(run.steps)} steps of {type(self.minimizer).__name__}"
         if not np.isfinite(run.max_force):
             return NotConverged(

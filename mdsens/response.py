@@ -16,10 +16,10 @@ from .cholesky import where_positive
 from .errors import InvalidInput, NotDifferentiable, SolveFailed
 from .hessian import gradient
 from .nearby import at_value, network
-from .neighbors import Neighbors, near_touching
+from .neighbors import Neighbors
 from .parameters import check_name, parameter_value, with_parameter
 from .potentials import PairPotential, Potential
-from .relaxation import Equilibrium
+from .relaxation import Equilibrium, Pending
 from .system import System, reciprocal
 from .zero_modes import known_zero_modes, rattlers
 
@@ -65,16 +65,16 @@ def sensitivity(
 
     **Arguments:** `wrt` is `diameters` (of each particle), `species-diameter:K` (of all particles
     of species K together), `box` (lattice vectors; the particles follow affinely, then relax), or
-    a parameter of the potential, such as `epsilon` or `alpha`. `progress(done, all)` is called as
-    columns of the response get ready. `side`, for a parameter that is one number: +1 for the derivative
-    toward larger values, -1 toward smaller ones, where two particles just touch.
+    a parameter of the potential, such as `epsilon` or `alpha`. At constant pressure the cell responds, too.
+    `progress(done, all)` is called as columns of the response get ready. `side`, for a parameter that is one
+    number: +1 for the derivative toward larger values, -1 toward smaller ones, where two particles just touch.
 
     **Raises** `InvalidInput` for an unknown name, `NotConverged`, `NotAMinimum`, `NotRigid` or
     `NotDifferentiable` where there is no response, `SolveFailed` when the linear solve did not reach a
     residual that can be trusted.
     """
     potential, system = equilibrium.potential, equilibrium.system
-    neighbors = near_touching(equilibrium.neighbors, potential, system)
+    neighbors = equilibrium.close
     check_name(wrt, potential, system)
     equilibrium.check()
     if side is not None:
@@ -89,10 +89,9 @@ def sensitivity(
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
         with where_positive():
+            rule, softest, pressure = equilibrium.rule, equilibrium.curvature, equilibrium.pressure
             results = jax.block_until_ready(
-                _columns(
-                    wrt, potential, system, neighbors, equilibrium.rule, equilibrium.curvature, jnp.asarray(padded)
-                )
+                _columns(wrt, potential, system, neighbors, rule, softest, pressure, jnp.asarray(padded))
             )
         for column, result in zip(found, results, strict=True):
             column.append(np.asarray(result)[: len(directions)])
@@ -159,6 +158,7 @@ def _columns(
     neighbors: Neighbors,
     rule: implicit.Rule,
     softest: Float[Array, ""],
+    pressure: Float[Array, ""] | None,
     directions: Float[Array, "c k"],
 ) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
     """The response along each direction of a parameter.
@@ -170,22 +170,24 @@ def _columns(
     backbone = neighbors.only(~loose)
     modes = known_zero_modes(potential, system, backbone, loose)
 
-    def at_rest(value: Array) -> Array:
+    def at_rest(value: Array) -> tuple[Array, Array | None]:
         other, moved = with_parameter(name, value, potential, system)
-        return implicit.positions_at_rest(moved, other, neighbors, rule, softest)
+        here = Pending(moved, other, neighbors, rule, softest, pressure).ask()
+        return here.positions, here.box
 
-    def slope(x: Array, value: Array, pairs: Neighbors = backbone) -> Array:
+    def slope(x: Array, box: Array | None, value: Array, pairs: Neighbors = backbone) -> Array:
         other, moved = with_parameter(name, value, potential, system)
-        return gradient(other, moved.replace(positions=x), pairs)
+        return gradient(other, moved.replace(positions=x, box=box), pairs)
 
     def column(direction: Array) -> tuple[Array, Array, Array, Array]:
         change = direction.reshape(value.shape)
-        response = jax.jvp(at_rest, (value,), (change,))[1]
+        response, strained = jax.jvp(at_rest, (value,), (change,))[1]
         affine = jnp.zeros_like(response)
-        if name == "box" and system.box is not None:
-            affine = system.positions @ reciprocal(system.box) @ change
-        left, push = (jax.jvp(slope, (system.positions, value), (move, change))[1] for move in (response, affine))
-        whole = jax.jvp(lambda x, v: slope(x, v, neighbors), (system.positions, value), (affine, change))[1]
+        if system.box is not None:
+            affine = system.positions @ reciprocal(system.box) @ strained
+        here = system.positions, system.box, value
+        left, push = (jax.jvp(slope, here, (move, strained, change))[1] for move in (response, affine))
+        whole = jax.jvp(lambda x, box, v: slope(x, box, v, neighbors), here, (affine, strained, change))[1]
         size = jnp.linalg.norm
         return response, size(modes.project(left)), size(whole - modes.project(whole)), size(modes.project(push))
 

@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -54,6 +55,17 @@ def nearest_image(separation: Sequence[Array] | Array, box: Float[Array, "d d"] 
 def _times(row: Sequence[Array] | Array, matrix: Float[Array, "d d"]) -> list[Array]:
     d = matrix.shape[0]
     return [functools.reduce(jnp.add, (row[k] * matrix[k, a] for k in range(d))) for a in range(d)]
+
+
+def symmetric_strains(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """A basis of symmetric strains [m, d, d], unit strains and shears, and the place of each component in it [d, d]."""
+    first, second = np.triu_indices(d)
+    basis, place = np.zeros((len(first), d, d)), np.zeros((d, d), int)
+    for k, (a, b) in enumerate(zip(first, second, strict=True)):
+        basis[k, a, b] += 0.5
+        basis[k, b, a] += 0.5
+        place[a, b] = place[b, a] = k
+    return basis, place
 
 
 class System(eqx.Module):

@@ -67,8 +67,10 @@ class Unrolled:
             escapes=jnp.asarray(0, jnp.int32),
             overflow=overflow,
             tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            pressure=None,
+            pressure_error=None,
+            close=list_,
             rule=Rule(linear_solvers.automatic(potential, system, definite=False)),
-            kind=kind,
         )
 
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .errors import InvalidInput
@@ -22,6 +23,15 @@ def check_options(tolerance: float, max_steps: int) -> None:
         raise InvalidInput(f"tolerance must be a positive force, not {tolerance}")
     if max_steps < 1:
         raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
+
+
+def check_pressure(pressure: ArrayLike | None, cell: str) -> None:
+    if cell not in ("isotropic", "full"):
+        raise InvalidInput(f"a cell relaxes 'isotropic' or 'full', not {cell!r}")
+    if pressure is None or isinstance(pressure, jax.core.Tracer):
+        return
+    if np.ndim(pressure) != 0 or not math.isfinite(float(pressure)):  # type: ignore[arg-type]
+        raise InvalidInput(f"pressure must be one number, an energy per volume, not {pressure}")
 
 
 def check_system(potential: Potential, system: System) -> None:

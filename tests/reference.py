@@ -86,6 +86,16 @@ class PairReference:
     def gradient(self):
         return self.scatter(self.slope()[:, None] * self.normal)
 
+    def stress(self):
+        """(1/V) Σ φ' r rᵀ/r; tension is positive."""
+        pull = (self.slope() * self.r)[:, None] * self.normal
+        return pull.T @ self.normal / abs(np.linalg.det(self.box))
+
+    def strained(self, strain):
+        """At rest after the cell was deformed by 1 + strain."""
+        deformation = np.eye(self.d) + strain
+        return self.changed(positions=self.x @ deformation, box=self.box @ deformation).relaxed()
+
     def hessian(self):
         out = np.zeros((self.n, self.d, self.n, self.d))
         along = self.normal[:, :, None] * self.normal[:, None, :]

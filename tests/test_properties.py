@@ -1,128 +1,177 @@
-"""Laws that hold for every packing and every parameter."""
+"""Properties of an equilibrium, against jax-md, NumPy and finite differences of relaxed packings."""
 
-import functools
-
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+import pytest
 
 import mdsens
-from mdsens.hessian import hessian
+from conftest import jammed, reference_of, where_contacts_stay
+from mdsens import properties
+from mdsens.unknowns import Unknowns, as_function
+from reference import same_contacts
 
-RELAX = mdsens.Relaxation(tolerance=1e-11)
-N = 24
-
-laws = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-seeds = st.integers(0, 10_000)
-dims = st.sampled_from([2, 3])
-potentials = st.builds(
-    mdsens.SoftSphere, epsilon=st.floats(0.2, 5.0), alpha=st.one_of(st.just(2.0), st.just(2.5), st.floats(2.0, 3.0))
-)
+STEP = 1e-6
+MODULI = ("pressure", "bulk_modulus", "shear_modulus", "poisson_ratio")
 
 
-@functools.cache
-def start(seed, dim):
-    ratio = (1.0, 0.5 + 0.4 * (seed % 7) / 6)
-    return mdsens.random_packing(N, dim, ratio, packing_fraction=1.0 if dim == 2 else 0.8, seed=seed)
+def stressed(seed, dim, packing_fraction):
+    return jammed(seed, 64, dim, packing_fraction)
 
 
-def packing(potential, seed, dim):
-    rest = RELAX(potential, start(seed, dim))
-    assume(not rest.certificate.marginal)
-    return rest
+def by_strain(equilibrium, strain):
+    """dσ/dγ along a strain, by NumPy, while no contact changes; and the volumes, relative to the first."""
+    at_rest = reference_of(equilibrium).backbone().relaxed()
+    ahead, behind = (at_rest.strained(sign * STEP * strain) for sign in (1, -1))
+    same_contacts(at_rest, ahead, behind)
+    return (ahead.stress() - behind.stress()) / (2 * STEP)
 
 
-def response(rest):
-    return mdsens.sensitivity(rest, "diameters").response
+@pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.87), (2, 1.1), (3, 0.67), (3, 0.9)])
+def test_the_elastic_tensor_is_that_of_jax_md(dim, packing_fraction):
+    from jax_md import elasticity, energy, space
+
+    rest = stressed(0, dim, packing_fraction)
+    D = rest.system.diameters
+    displacement, _ = space.periodic_general(rest.system.box, fractional_coordinates=False)
+    sigma = 0.5 * (D[:, None] + D[None])
+    function = energy.soft_sphere_pair(displacement, sigma=sigma, epsilon=1.0, alpha=2)
+    emt = elasticity.athermal_moduli(function, tether_strength=1e-12, cg_tol=1e-12)
+    expected = emt(rest.positions, rest.system.box)
+    np.testing.assert_allclose(properties.elastic_tensor(rest), expected, atol=1e-6 * np.abs(expected).max())
 
 
-@laws
-@given(potentials, seeds, dims)
-def test_the_hessian_is_symmetric_and_its_product_is_its_matrix(potential, seed, dim):
-    rest = packing(potential, seed, dim)
-    matrix = hessian(rest.potential, rest.system, rest.neighbors)
-    dense = np.asarray(matrix.dense()).reshape(N * dim, N * dim)
-    np.testing.assert_allclose(dense, dense.T, atol=1e-13 * np.abs(dense).max())
-    u = np.random.default_rng(seed).normal(size=(N, dim))
+@pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.9), (2, 1.1), (3, 0.7), (3, 0.9)])
+def test_moduli_are_what_a_strained_packing_shows(dim, packing_fraction):
+    def check(seed):
+        rest = stressed(seed, dim, packing_fraction)
+        dilation = by_strain(rest, np.eye(dim))
+        np.testing.assert_allclose(properties.bulk_modulus(rest), np.trace(dilation) / dim**2, rtol=1e-5)
+        shear = np.zeros((dim, dim))
+        shear[0, 1] = shear[1, 0] = 0.5
+        np.testing.assert_allclose(properties.shear_modulus(rest, (0, 1)), by_strain(rest, shear)[0, 1], rtol=1e-5)
+
+    where_contacts_stay(check)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_moduli_averaged_over_orientations(dim):
+    """In 3D over the planes of many random axes, in 2D of enough angles."""
+    rest = stressed(1, dim, 1.0)
+    rng, tensor, tension = np.random.default_rng(0), properties.elastic_tensor(rest), properties.stress(rest)
+    angles = [np.linalg.qr(rng.normal(size=(dim, dim)))[0] for _ in range(4000)]
+    if dim == 2:
+        angles = [np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) for a in np.pi * np.arange(8) / 8]
+    planes = np.array(angles)[:, :2]
+    a, b = planes[:, 0], planes[:, 1]
+    along = np.einsum("ka,kb,kc,kd,abcd->k", a, b, a, b, tensor)
+    along += 0.25 * (np.einsum("ka,kb,ab->k", a, a, tension) + np.einsum("ka,kb,ab->k", b, b, tension))
+    np.testing.assert_allclose(properties.shear_modulus(rest), along.mean(), rtol=1e-12 if dim == 2 else 0.01)
+
+
+def test_stress_is_that_of_numpy():
+    rest = stressed(0, 3, 0.9)
+    np.testing.assert_allclose(properties.stress(rest), reference_of(rest).stress(), atol=1e-13)
+    np.testing.assert_allclose(properties.pressure(rest), -np.trace(reference_of(rest).stress()) / 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_derivatives_of_moduli_are_finite_differences(dim):
+    epsilon = ((1.0, 1.2), (1.2, 0.9))
+    relax = mdsens.Relaxation(tolerance=1e-13)
+
+    def check(seed):
+        start = mdsens.random_packing(64, dim, packing_fraction=0.95 if dim == 2 else 0.8, seed=seed)
+        rest = relax(mdsens.SoftSphere(epsilon), start)
+        unknowns = Unknowns.of(["species-diameter:1", "epsilon"], rest.potential, rest.system)
+        value = unknowns.vector(rest.potential, rest.system)
+
+        def measure(value, rest=rest):
+            return properties.measured(as_function(rest, unknowns, value), MODULI)
+
+        forward = eqx.filter_jit(jax.jacfwd(measure))(value)
+        reverse = eqx.filter_jit(jax.jacrev(measure))(value)
+        np.testing.assert_allclose(forward, reverse, atol=1e-9 * np.abs(forward).max())
+        for k in range(value.size):
+            ahead, behind = (
+                relax(*unknowns.put(value.at[k].add(h), rest.potential, rest.system)) for h in (STEP, -STEP)
+            )
+            same_contacts(*map(reference_of, (rest, ahead, behind)))
+            difference = (properties.measured(ahead, MODULI) - properties.measured(behind, MODULI)) / (2 * STEP)
+            np.testing.assert_allclose(forward[:, k], difference, atol=1e-4 * np.abs(difference).max(), rtol=1e-3)
+
+    where_contacts_stay(check)
+
+
+def test_a_potential_that_is_no_sum_over_pairs_has_the_same_moduli():
+    from jax_md import energy
+
+    rest = jammed(0, 16, 2, 1.3)
+    sigma = lambda system: {"sigma": 0.5 * (system.diameters[:, None] + system.diameters[None])}  # noqa: E731
+    soft = mdsens.JaxMD(lambda displacement, sigma: energy.soft_sphere_pair(displacement, sigma=sigma), sigma)
+    general = mdsens.Relaxation(tolerance=1e-11)(soft, rest.system)
+    np.testing.assert_allclose(properties.elastic_tensor(general), properties.elastic_tensor(rest), rtol=1e-6)
+    np.testing.assert_allclose(properties.stress(general), properties.stress(rest), rtol=1e-8)
+    with pytest.raises(mdsens.InvalidInput, match="no contacts"):
+        properties.contact_number(general)
+    assert "contact_number" not in properties.table(general)
+
+
+def test_vibrations_are_the_spectrum_of_the_hessian():
+    rest = jammed(0, 64, 2, 0.9)
+    modes = properties.vibrational_modes(rest)
+    expected = np.sort(np.linalg.eigvalsh(reference_of(rest).backbone().hessian()))
+    found = np.asarray(modes.frequencies)
+    zero = int(modes.zero_modes)
+    assert zero == rest.certificate.zero_modes
+    np.testing.assert_allclose(found[zero:] ** 2, expected[zero:], rtol=1e-8)
+    assert np.all(found[:zero] == 0.0)
+    ratios = np.asarray(modes.participation_ratios)
+    assert np.all((ratios > 1 / 65) & (ratios <= 1.0 + 1e-12))
+    density, edges = properties.density_of_states(modes)
+    np.testing.assert_allclose(np.sum(density * np.diff(edges)), 1.0)
+
+    def lowest(scale):
+        system = rest.system.replace(box=rest.system.box * scale)
+        return properties.vibrational_modes(mdsens.Relaxation(tolerance=1e-12)(rest.potential, system)).frequencies[
+            zero
+        ]
+
+    difference = (lowest(1 + STEP) - lowest(1 - STEP)) / (2 * STEP)
+    np.testing.assert_allclose(jax.grad(lowest)(1.0), difference, rtol=1e-4)
+
+
+def test_below_jamming_nothing_is_stiff():
+    loose = mdsens.Relaxation()(mdsens.SoftSphere(), mdsens.random_packing(32, packing_fraction=0.4))
+    assert np.all(np.asarray(properties.elastic_tensor(loose)) == 0.0)
+    assert float(properties.pressure(loose)) == 0.0
+
+
+def test_what_has_no_cell_has_no_moduli():
+    cluster = mdsens.System(np.array([[0.0, 0.0], [1.1, 0.0], [0.5, 1.0]]), None, 1.0)
+    rest = mdsens.Relaxation(tolerance=1e-8)(mdsens.LennardJones(), cluster)
+    for of in (properties.stress, properties.elastic_tensor, properties.bulk_modulus):
+        with pytest.raises(mdsens.InvalidInput, match="open boundaries"):
+            of(rest)
+    assert set(properties.table(rest)) == {"energy", "contact_number"}
+
+
+def test_properties_under_jit_and_vmap():
+    rest = stressed(0, 2, 1.1)
+    relax = mdsens.Relaxation(tolerance=1e-11)
+
+    def bulk(epsilon):
+        return properties.bulk_modulus(relax(mdsens.SoftSphere(epsilon), rest.system))
+
+    np.testing.assert_allclose(jax.jit(bulk)(1.0), properties.bulk_modulus(rest), rtol=1e-8)
     np.testing.assert_allclose(
-        np.ravel(matrix.product(jnp.asarray(u))), dense @ u.ravel(), atol=1e-11 * np.abs(dense).max()
+        jax.vmap(bulk)(jnp.array([1.0, 2.0])), np.array([1.0, 2.0]) * float(bulk(1.0)), rtol=1e-6
     )
 
 
-@laws
-@given(potentials, seeds, dims, st.integers(0, 1000))
-def test_a_translation_and_a_permutation_change_nothing(potential, seed, dim, other):
-    rest = packing(potential, seed, dim)
-    rng = np.random.default_rng(other)
-    order, shift = rng.permutation(N), rng.uniform(-20, 20, size=dim)
-    s = rest.system
-    moved = mdsens.System(s.positions[order] + shift, s.box, s.diameters[order], s.species[order])
-    again = mdsens.Relaxation(tolerance=1e-10)(rest.potential, moved)
-    assert int(again.steps) == 0
-    np.testing.assert_allclose(again.energy, rest.energy, rtol=1e-9)
-    np.testing.assert_allclose(again.forces, rest.forces[order], atol=1e-12 * float(potential.epsilon))
-    expected = response(rest)[order][:, :, order]
-    np.testing.assert_allclose(response(again), expected, atol=1e-6 * np.abs(expected).max())
-    one, two = rest.certificate, again.certificate
-    assert sorted(np.argsort(order)[list(one.rattlers)]) == list(two.rattlers)
-    assert one.zero_modes == two.zero_modes
-
-
-@laws
-@given(potentials, seeds, dims, st.floats(0.01, 100.0), st.floats(1e-3, 1e3))
-def test_lengths_and_energies_only_set_the_scale(potential, seed, dim, s, e):
-    rest = packing(potential, seed, dim)
-    system = rest.system
-    large = mdsens.System(s * system.positions, s * system.box, s * system.diameters, system.species)
-    stiff = mdsens.SoftSphere(e * potential.epsilon, potential.alpha)
-    again = mdsens.Relaxation(tolerance=1e-10 * e / s)(stiff, large)
-    assert int(again.steps) == 0
-    np.testing.assert_allclose(again.energy, e * rest.energy, rtol=1e-9)
-    expected = response(rest)  # a length per length
-    np.testing.assert_allclose(response(again), expected, atol=1e-6 * np.abs(expected).max())
-    one, two = rest.certificate, again.certificate
-    np.testing.assert_allclose(two.softest, one.softest * e / s**2, rtol=1e-6)
-    assert (two.rattlers, two.zero_modes, two.kind) == (one.rattlers, one.zero_modes, one.kind)
-
-
-@laws
-@given(potentials, seeds, dims)
-def test_forward_is_reverse(potential, seed, dim):
-    rest = packing(potential, seed, dim)
-    rng = np.random.default_rng(seed)
-    weights = jnp.asarray(rng.normal(size=(N, dim)))
-
-    def loss(theta):
-        p, D, box = theta
-        return jnp.sum(weights * RELAX(p, rest.system.replace(diameters=D, box=box)).positions)
-
-    theta = (rest.potential, rest.system.diameters, rest.system.box)
-    step = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), theta)
-    forward = jax.jvp(loss, (theta,), (step,))[1]
-    gradient = jax.grad(loss)(theta)
-    terms = [float(jnp.sum(g * t)) for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(step), strict=True)]
-    np.testing.assert_allclose(forward, sum(terms), atol=1e-9 * sum(map(abs, terms)))
-
-
-@laws
-@given(potentials, st.floats(0.001, 0.05), st.integers(0, 1000), dims)
-def test_a_crystal_follows_the_box_affinely(potential, compression, seed, dim):
-    """A lattice with one particle in its primitive cell has no non-affine response (Lutsko 1989)."""
-    if dim == 2:
-        basis, cell, repeats = [[0, 0], [0.5, 0.5]], np.diag([1.0, np.sqrt(3.0)]), (4, 3)
-    else:
-        basis = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-        cell, repeats = np.sqrt(2.0) * np.eye(3), (2, 2, 2)
-    corners = np.stack(np.meshgrid(*map(range, repeats), indexing="ij"), axis=-1).reshape(-1, dim)
-    x = (corners[:, None] + np.array(basis)).reshape(-1, dim) @ cell * (1.0 - compression)
-    box = np.diag(repeats) @ cell * (1.0 - compression)
-    crystal = mdsens.System(x, box, 1.0)
-    rest = mdsens.Relaxation(tolerance=1e-10)(potential, crystal)
-    assert int(rest.steps) == 0
-    strain = np.random.default_rng(seed).normal(size=(dim, dim))
-    change = jnp.asarray(box @ strain)
-    moved = jax.jvp(lambda b: RELAX(potential, rest.system.replace(box=b)).positions, (rest.system.box,), (change,))[1]
-    affine = x @ strain
-    np.testing.assert_allclose(moved, affine, atol=1e-8 * np.abs(affine).max())
+def test_names_are_checked():
+    with pytest.raises(mdsens.InvalidInput, match="there are energy"):
+        properties.measured(stressed(0, 2, 1.1), ["stifness"])
+    with pytest.raises(mdsens.InvalidInput, match="two different axes"):
+        properties.shear_modulus(stressed(0, 2, 1.1), (0, 2))

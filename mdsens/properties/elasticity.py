@@ -1,0 +1,127 @@
+"""How stiff an equilibrium is: the elastic tensor, affine and relaxed, and the moduli of an isotropic solid."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .. import implicit
+from ..cholesky import where_positive
+from ..errors import InvalidInput, SolveFailed
+from ..neighbors import Neighbors
+from ..potentials import Potential
+from ..relaxation import Equilibrium
+from ..system import System, is_concrete, symmetric_strains
+from .state import pressure, stress
+
+Tensor = Float[Array, "d d d d"]
+
+
+def elastic_tensor(equilibrium: Equilibrium) -> Tensor:
+    """C = (1/V) d²E/dε² of the relaxed system [d, d, d, d], energy per volume.
+
+    ε is symmetric and deforms the cell by 1 + ε: E(ε)/V = E/V + σ_ab ε_ab + ½ C_abcd ε_ab ε_cd + …, the
+    convention of jax-md's `elasticity`. The particles follow affinely and then relax (Lutsko, J. Appl. Phys.
+    65, 2991 (1989)): C = (1/V)[∂²E/∂ε² - Ξ·H⁺Ξ], Ξ = ∂²E/∂x∂ε. Without forces between the particles C is zero.
+
+    **Raises** `InvalidInput` with open boundaries; `NotConverged`, `NotAMinimum`; `NotDifferentiable` where
+    a contact is about to open or close, since C jumps there; `SolveFailed`.
+    """
+    return _tensors(equilibrium)[0]
+
+
+def affine_elastic_tensor(equilibrium: Equilibrium) -> Tensor:
+    """The part of `elastic_tensor` [d, d, d, d] before the particles relax, the Born term (1/V) ∂²E/∂ε²."""
+    return _tensors(equilibrium)[1]
+
+
+def bulk_modulus(equilibrium: Equilibrium) -> Float[Array, ""]:
+    """K = -V dp/dV at fixed shape of the cell, energy per volume.
+
+    K = [C_aabb + d(d-1) p]/d²: a packing under pressure p is stiffer than C alone says (Wallace, Solid State
+    Physics 25, 301 (1970)).
+    """
+    tensor = elastic_tensor(equilibrium)
+    return _bulk_modulus(tensor, pressure(equilibrium))
+
+
+def shear_modulus(equilibrium: Equilibrium, plane: tuple[int, int] | None = None) -> Float[Array, ""]:
+    """G, the change of shear stress with a shear γ at fixed volume, energy per volume.
+
+    Averaged over all orientations, or for shear along the axes of one `plane`, such as (0, 1) for xy:
+    G = C_xyxy + (σ_xx + σ_yy)/4 (Wallace 1970).
+
+    **Raises** `InvalidInput` for a plane that is none, and what `elastic_tensor` raises.
+    """
+    d = equilibrium.system.dim
+    if plane is None:
+        return _shear_modulus(elastic_tensor(equilibrium), pressure(equilibrium))
+    a, b = plane
+    if a == b or not {a, b} <= set(range(d)):
+        raise InvalidInput(f"a plane is two different axes out of {', '.join(map(str, range(d)))}, not {plane}")
+    tension = stress(equilibrium)
+    return elastic_tensor(equilibrium)[a, b, a, b] + 0.25 * (tension[a, a] + tension[b, b])
+
+
+def poisson_ratio(equilibrium: Equilibrium) -> Float[Array, ""]:
+    """ν = (dK - 2G)/(d(d-1)K + 2G) from the moduli averaged over orientations; in 2D (K - G)/(K + G)."""
+    return isotropic_moduli(equilibrium)["poisson_ratio"]
+
+
+def isotropic_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
+    """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations."""
+    d = equilibrium.system.dim
+    tensor, p = elastic_tensor(equilibrium), pressure(equilibrium)
+    bulk, shear = _bulk_modulus(tensor, p), _shear_modulus(tensor, p)
+    stiff = d * (d - 1) * bulk + 2.0 * shear
+    return {
+        "bulk_modulus": bulk,
+        "shear_modulus": shear,
+        "young_modulus": 2.0 * d * d * bulk * shear / stiff,
+        "poisson_ratio": (d * bulk - 2.0 * shear) / stiff,
+    }
+
+
+def _bulk_modulus(tensor: Tensor, p: Float[Array, ""]) -> Float[Array, ""]:
+    d = tensor.shape[0]
+    return (jnp.einsum("aabb->", tensor) + d * (d - 1) * p) / d**2
+
+
+def _shear_modulus(tensor: Tensor, p: Float[Array, ""]) -> Float[Array, ""]:
+    """The average of C over traceless strains, less half the pressure."""
+    d = tensor.shape[0]
+    return (jnp.einsum("abab->", tensor) - jnp.einsum("aabb->", tensor) / d) / ((d - 1) * (d + 2)) - 0.5 * p
+
+
+def _tensors(equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
+    equilibrium.check_seen()
+    system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.close
+    rule, softest = equilibrium.rule, equilibrium.curvature
+    if system.box is None:
+        raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
+    implicit.refuse(system, potential, neighbors, rule, softest, even_loose=False)
+    with where_positive():
+        found = _elastic_tensors(potential, system, neighbors, softest, rule)
+        if is_concrete(found):
+            jax.block_until_ready(found)
+    if rule.strict and is_concrete(found) and not np.isfinite(found[0]).all():
+        raise SolveFailed(
+            "the linear solve for the elastic moduli cannot be trusted: it did not converge, or the packing has modes "
+            "so soft that they may as well be floppy. Use the dense solver (linear_solvers.dense(), --linear-solver "
+            "dense), and relax to a smaller tolerance"
+        )
+    return found
+
+
+@eqx.filter_jit
+def _elastic_tensors(
+    potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""], rule: implicit.Rule
+) -> tuple[Tensor, Tensor]:
+    """The relaxed tensor and the affine one."""
+    place = symmetric_strains(system.dim)[1]
+    relaxed, affine = implicit.strain_stiffness(system, potential, neighbors, rule, softest)
+    total, born = ((k / system.volume)[place[:, :, None, None], place] for k in (relaxed, affine))
+    return total, born

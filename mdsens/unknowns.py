@@ -1,0 +1,120 @@
+"""Some parameters, called by name, as one vector of unknowns, and an equilibrium as a function of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .errors import InvalidInput
+from .parameters import check_name, parameter_value, with_parameter
+from .potentials import Potential
+from .relaxation import Equilibrium, Pending
+from .system import System
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknowns:
+    """Parameters called by `names`, of these `shapes`, as one vector.
+
+    Of a matrix with one entry per pair of species the upper triangle counts, since it is symmetric.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, wrt: str | Iterable[str], potential: Potential, system: System) -> Unknowns:
+        """**Raises** `InvalidInput` for a name that there is not, none at all, or what is named twice."""
+        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        for name in names:
+            check_name(name, potential, system)
+        twice = "diameters" in names and any(name.startswith("species-diameter:") for name in names)
+        if not names or len(set(names)) < len(names) or twice:
+            raise InvalidInput(f"name one or more parameters, each once, not {', '.join(names) or 'none'}")
+        return cls(names, tuple(parameter_value(name, potential, system).shape for name in names))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each component: `alpha`, `diameters[17]`, `epsilon[0,1]`."""
+        return tuple(
+            f"{name}[{','.join(map(str, place))}]" if place else name
+            for name, places in zip(self.names, self._places, strict=True)
+            for place in (zip(*places, strict=True) if places else [()])
+        )
+
+    def vector(self, potential: Potential, system: System) -> Float[Array, " k"]:
+        """Their values."""
+        values = []
+        for name, places in zip(self.names, self._places, strict=True):
+            value = parameter_value(name, potential, system)
+            values.append(jnp.ravel((0.5 * (value + value.T) if _is_pair_matrix(name, value.shape) else value)[places]))
+        return jnp.concatenate(values)
+
+    def parts(self, vector: Any) -> list[Any]:
+        """The components of each parameter."""
+        sizes = [places[0].size if places else 1 for places in self._places]
+        ends = np.cumsum(sizes).tolist()
+        return [vector[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def by_name(self, vector: Any) -> dict[str, Any]:
+        """Every parameter in its own shape."""
+        return dict(zip(self.names, map(self._shaped, self.names, self.shapes, self.parts(vector)), strict=True))
+
+    def put(self, vector: Float[Array, " k"], potential: Potential, system: System) -> tuple[Potential, System]:
+        """The potential and the system with these values; differentiable."""
+        for name, value in self.by_name(jnp.asarray(vector, system.positions.dtype)).items():
+            potential, system = with_parameter(name, value, potential, system)
+        return potential, system
+
+    def spread(self, given: Mapping[str, Any], default: Any) -> np.ndarray:
+        """A value for every component, from those given for parameters or for components by their name."""
+        unknown = set(given) - set(self.names) - set(self.labels)
+        if unknown:
+            raise InvalidInput(f"{', '.join(sorted(unknown))}: the unknowns are {', '.join(self.labels[:12])}")
+        values: list[Any] = []
+        for name, part in zip(self.names, self.parts(self.labels), strict=True):
+            whole = given.get(name, default)
+            each = whole if np.ndim(whole) > np.ndim(default) else [whole] * len(part)
+            if len(each) != len(part):
+                raise InvalidInput(f"{name} has {len(part)} components, and {len(each)} values were given for it")
+            values += [given.get(label, value) for label, value in zip(part, each, strict=True)]
+        return np.array(values, dtype=float)
+
+    @staticmethod
+    def _shaped(name: str, shape: tuple[int, ...], part: Any) -> Any:
+        places, arrays = _places_of(name, shape), jnp if isinstance(part, Array) else np
+        if not places:
+            return part[0]
+        if not _is_pair_matrix(name, shape):
+            return arrays.reshape(part, shape)
+        index = np.zeros(shape, int)
+        index[places] = index[places[::-1]] = np.arange(places[0].size)
+        return part[index]
+
+    @property
+    def _places(self) -> list[tuple[np.ndarray, ...]]:
+        return [_places_of(name, shape) for name, shape in zip(self.names, self.shapes, strict=True)]
+
+
+def _places_of(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The indices of the components that count; none for a number."""
+    if _is_pair_matrix(name, shape):
+        return np.triu_indices(shape[0])
+    return tuple(np.indices(shape).reshape(len(shape), -1)) if shape else ()
+
+
+def _is_pair_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] and name != "box"
+
+
+def as_function(equilibrium: Equilibrium, unknowns: Unknowns, vector: Float[Array, " k"]) -> Equilibrium:
+    """An equilibrium as a differentiable function of unknowns, at the values they have in it: nothing is relaxed."""
+    potential, system = unknowns.put(vector, equilibrium.potential, equilibrium.frozen.system)
+    rule, softest, pressure = equilibrium.rule, equilibrium.curvature, equilibrium.pressure
+    at_rest = Pending(system, potential, equilibrium.close, rule, softest, pressure)
+    return dataclasses.replace(equilibrium, at_rest=at_rest, potential=potential, energy=at_rest.energy)
