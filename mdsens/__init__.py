@@ -11,12 +11,16 @@ __version__ = "0.1.0"
 _HOME = {
     "AllPairs": "neighbors",
     "Certificate": "certificate",
+    "Design": "inverse_design",
     "Equilibrium": "relaxation",
     "Event": "path",
     "FIRE": "minimizers",
+    "Fit": "fitting",
     "GradientDescent": "minimizers",
+    "Independence": "inverse_design",
     "InvalidInput": "errors",
     "JaxMD": "potentials",
+    "Jamming": "jamming",
     "JaxMDMinimizer": "minimizers",
     "LennardJones": "potentials",
     "MdsensError": "errors",
@@ -35,10 +39,15 @@ _HOME = {
     "SoftSphere": "potentials",
     "SolveFailed": "errors",
     "System": "system",
+    "Target": "fitting",
     "Unrolled": "unrolled",
     "Validity": "interval",
     "Yukawa": "potentials",
+    "design": "inverse_design",
+    "fit": "fitting",
     "follow": "path",
+    "independence": "inverse_design",
+    "jam": "jamming",
     "random_packing": "packings",
     "read": "io",
     "relax_ensemble": "ensemble",
@@ -64,8 +73,11 @@ if TYPE_CHECKING:
         NotRigid,
         SolveFailed,
     )
+    from .fitting import Fit, Target, fit
     from .interval import Validity, validity
+    from .inverse_design import Design, Independence, design, independence
     from .io import read, write
+    from .jamming import Jamming, jam
     from .minimizers import FIRE, GradientDescent, JaxMDMinimizer
     from .neighbors import AllPairs, NeighborList
     from .packings import random_packing

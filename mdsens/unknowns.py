@@ -61,6 +61,10 @@ class Unknowns:
         ends = np.cumsum(sizes).tolist()
         return [vector[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
+    def diameters(self, vector: Any) -> list[tuple[str, Any]]:
+        """The names and components of those that are diameters."""
+        return [pair for pair in zip(self.names, self.parts(vector), strict=True) if "diameter" in pair[0]]
+
     def by_name(self, vector: Any) -> dict[str, Any]:
         """Every parameter in its own shape."""
         return dict(zip(self.names, map(self._shaped, self.names, self.shapes, self.parts(vector)), strict=True))

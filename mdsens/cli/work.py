@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Te
 import mdsens
 from mdsens import linear_solvers, plotting
 from mdsens.errors import InvalidInput
-from mdsens.io import check_target, format_to_write, replacing
+from mdsens.files import check_target, replacing
+from mdsens.io import format_to_write
 from mdsens.parameters import check_name, parameters_of
 from mdsens.relaxation import Equilibrium
 

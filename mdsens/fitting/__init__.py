@@ -1,0 +1,7 @@
+"""Parameters from measured packings."""
+
+from .least_squares import fit
+from .result import Combination, Fit
+from .target import Target
+
+__all__ = ["Combination", "Fit", "Target", "fit"]
