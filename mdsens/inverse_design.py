@@ -180,7 +180,10 @@ class _Designer:
         random = np.random.default_rng(0)
         self._note(here, steps)
         while not self._reached(best) and self.relaxations < max_steps and longest > SHORTEST_RADIUS:
-            there = self._tried(here, self._step(here, radius))
+            step = self._step(here, radius)
+            if here is best and np.abs(step).max() < 1e-4 * radius:
+                break  # nowhere to go within the bounds
+            there = self._tried(here, step)
             if there is None:
                 radius, self.refused, stalled = 0.5 * radius, self.refused + 1, stalled + 1
             else:
@@ -236,6 +239,7 @@ class _Designer:
             pressure=None if old.pressure is None else float(old.pressure),
             cell=old.rule.cell,
             linear_solver=old.rule.solver,
+            neighbors=old.kind,
         )
         try:
             self.relaxations += 1

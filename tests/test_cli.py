@@ -188,3 +188,64 @@ def test_a_relaxed_packing_answers_at_once(run, tmp_path):
     mdsens.write(tmp_path / "rest.extxyz", jammed(seed=0, n=32))
     code, out, _ = run("relax", tmp_path / "rest.extxyz", "-o", tmp_path / "again.extxyz")
     assert code == 0 and "0 steps" in out
+
+
+@pytest.fixture
+def relaxed(tmp_path):
+    path = tmp_path / "relaxed.extxyz"
+    mdsens.write(path, jammed(0, 32))
+    return path
+
+
+def test_properties_are_printed_with_units_and_as_json(run, relaxed):
+    code, out, _ = run("properties", relaxed)
+    assert code == 0 and "energy/length^d" in out and "poisson_ratio" in out
+    code, out, _ = run("properties", relaxed, "--json")
+    table = mdsens.properties.table(jammed(0, 32))
+    assert json.loads(out)["bulk_modulus"] == pytest.approx(table["bulk_modulus"], rel=1e-8)
+
+
+def test_relax_at_constant_pressure(run, relaxed, tmp_path):
+    code, out, _ = run("relax", relaxed, "-o", tmp_path / "p.extxyz", "--pressure", "0.1")
+    assert code == 0 and "0.1, the stress off it by" in out
+    rest = mdsens.Relaxation()(mdsens.SoftSphere(), mdsens.read(tmp_path / "p.extxyz"))
+    assert float(mdsens.properties.pressure(rest)) == pytest.approx(0.1, abs=1e-9)
+
+
+def test_fit_finds_what_the_packing_was_made_with(run, relaxed, tmp_path):
+    name = "species-diameter:1"
+    options = ("--wrt", name, "--wrt", "epsilon", "--start", f"{name}=0.65", "-o", tmp_path / "fit")
+    code, out, _ = run("fit", relaxed, *options)
+    assert code == 0 and "epsilon: the data do not tell" in out
+    summary = json.loads((tmp_path / "fit/summary.json").read_text())
+    assert summary["converged"] and summary["parameters"][name] == pytest.approx(0.6, abs=1e-6)
+    assert summary["undetermined"] == ["epsilon"] and summary["parameters"]["epsilon"] is None
+    assert summary["loss"] < 1e-12 and summary["standard_errors"][name] < 1e-6
+    assert (tmp_path / "fit/fit.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_design_reaches_a_property(run, relaxed, tmp_path):
+    out = tmp_path / "design"
+    pressure = 1.1 * mdsens.properties.table(jammed(0, 32))["pressure"]
+    bound = ("--bound", "epsilon=0.5,2")
+    code, text, _ = run("design", relaxed, "--target", f"pressure={pressure}", "--wrt", "epsilon", *bound, "-o", out)
+    assert code == 0 and "reached" in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["converged"] and summary["properties"]["pressure"] == pytest.approx(pressure, rel=1e-6)
+    assert mdsens.read(out / "designed.extxyz").n == 32 and (out / "design.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "--wrt", "epsilon", "--start", "epsilon"), "NAME=VALUE"),
+        (("fit", "--wrt", "hardness"), "no parameter 'hardness'"),
+        (("fit", "--wrt", "epsilon", "--bound", "epsilon=1"), "NAME=LOW,HIGH"),
+        (("fit", "--wrt", "epsilon", "--measured", "hardness=1"), "no property 'hardness'"),
+        (("design", "--wrt", "epsilon", "--target", "pressure=high"), "NAME=VALUE"),
+        (("design", "--wrt", "epsilon", "--target", "pressure=1", "--hold", "pressure"), "to hold"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(run, relaxed, tmp_path, arguments, message):
+    code, _, err = run(arguments[0], relaxed, *arguments[1:], "-o", tmp_path / "out")
+    assert code == 2 and message in err

@@ -33,7 +33,7 @@ def test_the_commands_in_it_exist():
 
     known = get_command(app).commands
     named = set(re.findall(r"mdsens (\w+)", "\n".join(blocks("bash"))))
-    assert named == set(known) == {"demo", "relax", "sensitivity"}
+    assert named == set(known) == {"demo", "relax", "sensitivity", "properties", "fit", "design"}
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))

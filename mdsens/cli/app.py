@@ -72,6 +72,7 @@ class Options:
     dim: int | None = None
     one_sided: bool = False
     thorough: bool = False
+    pressure: float | None = None
 
 
 Input = Annotated[
@@ -84,7 +85,11 @@ OutputFile = Annotated[
 PotentialOption = Annotated[PotentialName, typer.Option("--potential", help="The pair potential.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the potential, such as epsilon=1.0; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A parameter of the potential: epsilon=1.0; a matrix per pair of species as [[1,2],[2,1]]; repeatable.",
+    ),
 ]
 EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Short for --set epsilon=…")]
 AlphaOption = Annotated[float | None, typer.Option("--alpha", help="Short for --set alpha=…")]
@@ -103,6 +108,18 @@ OneSidedOption = Annotated[
 ]
 ThoroughOption = Annotated[
     bool, typer.Option("--thorough", help="Solve for the distance to the minimum and the softest curvature too.")
+]
+PressureOption = Annotated[
+    float | None, typer.Option("--pressure", help="Relax the cell too, at this pressure (energy per volume).")
+]
+UnknownsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--wrt", metavar="NAME", help="What may change: diameters, species-diameter:K, epsilon …; repeatable."
+    ),
+]
+BoundOption = Annotated[
+    list[str] | None, typer.Option("--bound", metavar="NAME=LOW,HIGH", help="The range of a parameter; repeatable.")
 ]
 WrtOption = Annotated[
     str,
@@ -148,6 +165,7 @@ def relax(
     device: DeviceOption = Device.auto,
     diameters: DiametersOption = None,
     dim: DimOption = None,
+    pressure: PressureOption = None,
     thorough: ThoroughOption = False,
 ) -> None:
     """Relax a packing and write it, in the format that OUT's ending says."""
@@ -166,7 +184,139 @@ def relax(
             device=device,
             diameters=_lengths(diameters),
             dim=dim,
+            pressure=pressure,
             thorough=thorough,
+        ),
+    )
+
+
+@app.command()
+def properties(
+    input: Input,
+    potential: PotentialOption = PotentialName.soft_sphere,
+    set_: SetOption = None,
+    epsilon: EpsilonOption = None,
+    alpha: AlphaOption = None,
+    tolerance: ToleranceOption = 1e-10,
+    device: DeviceOption = Device.auto,
+    diameters: DiametersOption = None,
+    dim: DimOption = None,
+    pressure: PressureOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Relax a packing and print its energy, pressure, contacts, moduli and Poisson's ratio."""
+    from . import inverse
+
+    inverse.properties(
+        input,
+        as_json,
+        Options(
+            potential=potential,
+            settings=_settings(set_, epsilon, alpha),
+            tolerance=tolerance,
+            device=device,
+            diameters=_lengths(diameters),
+            dim=dim,
+            pressure=pressure,
+        ),
+    )
+
+
+@app.command()
+def fit(
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="TARGET…", help="Files with measured positions of packings at rest.")
+    ],
+    wrt: UnknownsOption,
+    output: OutputFolder,
+    start: Annotated[
+        list[str] | None, typer.Option("--start", metavar="NAME=VALUE", help="Where a parameter starts; repeatable.")
+    ] = None,
+    bound: BoundOption = None,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option("--measured", metavar="NAME=VALUE", help="Of every target: pressure=0.1, energy=…; repeatable."),
+    ] = None,
+    uncertainty: Annotated[
+        list[str] | None,
+        typer.Option("--uncertainty", metavar="NAME=VALUE", help="Standard deviation of positions, pressure …"),
+    ] = None,
+    potential: PotentialOption = PotentialName.soft_sphere,
+    set_: SetOption = None,
+    epsilon: EpsilonOption = None,
+    alpha: AlphaOption = None,
+    tolerance: ToleranceOption = 1e-12,
+    device: DeviceOption = Device.auto,
+    diameters: DiametersOption = None,
+    dim: DimOption = None,
+) -> None:
+    """Find the parameters with which relaxed packings are closest to measured ones. OUT keeps the state after every
+    step, and the same command goes on from there.
+    """
+    from . import inverse
+
+    inverse.fit(
+        targets,
+        tuple(wrt),
+        output,
+        inverse.Given(_pairs("--start", start), _ranges(bound), _pairs("--measured", measured)),
+        _pairs("--uncertainty", uncertainty),
+        Options(
+            potential=potential,
+            settings=_settings(set_, epsilon, alpha),
+            tolerance=tolerance,
+            device=device,
+            diameters=_lengths(diameters),
+            dim=dim,
+        ),
+    )
+
+
+@app.command()
+def design(
+    input: Input,
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target", metavar="NAME=VALUE", help="A property and its wanted value, or max or min; repeatable."
+        ),
+    ],
+    wrt: UnknownsOption,
+    output: OutputFolder,
+    hold: Annotated[
+        list[str] | None, typer.Option("--hold", metavar="NAME", help="A property to stay as it is; repeatable.")
+    ] = None,
+    bound: BoundOption = None,
+    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Relaxations at most.")] = 300,
+    potential: PotentialOption = PotentialName.soft_sphere,
+    set_: SetOption = None,
+    epsilon: EpsilonOption = None,
+    alpha: AlphaOption = None,
+    tolerance: ToleranceOption = 1e-10,
+    device: DeviceOption = Device.auto,
+    diameters: DiametersOption = None,
+    dim: DimOption = None,
+    pressure: PressureOption = None,
+) -> None:
+    """Change parameters until a packing has the properties wanted, or as far as it goes."""
+    from . import inverse
+
+    inverse.design(
+        input,
+        _goals(target),
+        tuple(wrt),
+        output,
+        tuple(hold or ()),
+        _ranges(bound),
+        max_steps,
+        Options(
+            potential=potential,
+            settings=_settings(set_, epsilon, alpha),
+            tolerance=tolerance,
+            device=device,
+            diameters=_lengths(diameters),
+            dim=dim,
+            pressure=pressure,
         ),
     )
 
@@ -218,6 +368,38 @@ def sensitivity(
 def _settings(given: list[str] | None, epsilon: float | None, alpha: float | None) -> tuple[str, ...]:
     short = [f"{name}={value}" for name, value in (("epsilon", epsilon), ("alpha", alpha)) if value is not None]
     return (*(given or ()), *short)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, float]:
+    """NAME=VALUE, any number of times."""
+    found = {}
+    for text in given or ():
+        name, equals, value = text.rpartition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise InvalidInput(f"{option} takes NAME=VALUE with a number, not {text!r}")
+    return found
+
+
+def _goals(given: list[str]) -> dict[str, str | float]:
+    extremes = {name: text for name, _, text in (each.rpartition("=") for each in given) if text in ("max", "min")}
+    values = _pairs("--target", [each for each in given if each.rpartition("=")[0] not in extremes])
+    return {**extremes, **values}
+
+
+def _ranges(given: list[str] | None) -> dict[str, tuple[float, float]]:
+    found = {}
+    for text in given or ():
+        name, _, ends = text.rpartition("=")
+        try:
+            low, high = (float(end) for end in ends.split(","))
+        except ValueError:
+            raise InvalidInput(f"--bound takes NAME=LOW,HIGH with two numbers, not {text!r}") from None
+        found[name.strip()] = (low, high)
+    return found
 
 
 def _lengths(text: str | None) -> tuple[float, ...] | None:

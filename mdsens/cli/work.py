@@ -34,34 +34,34 @@ POTENTIALS: dict[PotentialName, Callable[..., mdsens.Potential]] = {
 
 
 def demo(output: Path, seed: int, options: Options) -> None:
-    _configure(options)
-    _check_folder(output)
+    configure(options)
+    check_folder(output)
     system = mdsens.random_packing(n=128, dim=2, diameters=(1.0, 0.6), packing_fraction=0.98, seed=seed)
     _respond(system, mdsens.SoftSphere(), "species-diameter:1", output, options)
 
 
 def relax(input: Path, output: Path, options: Options) -> None:
-    _configure(options)
+    configure(options)
     check_target(output)
     format_to_write(output)
-    equilibrium = _relax(_potential(options), _read(input, options), options)
+    equilibrium = relaxed(potential_of(options), read(input, options), options)
     mdsens.write(output, equilibrium)
     print(equilibrium.certify(options.thorough))
     print(f"{'written':<17} {output}")
 
 
 def sensitivity(input: Path, wrt: str, output: Path, options: Options) -> None:
-    _configure(options)
-    _check_folder(output)
-    potential, system = _potential(options), _read(input, options)
+    configure(options)
+    check_folder(output)
+    potential, system = potential_of(options), read(input, options)
     check_name(wrt, potential, system)
     _respond(system, potential, wrt, output, options)
 
 
 def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, output: Path, options: Options) -> None:
     """Relax, differentiate, and leave summary.json, result.h5 and sensitivity.png in the folder."""
-    equilibrium = _relax(potential, system, options)
-    with _progress("response") as advance:
+    equilibrium = relaxed(potential, system, options)
+    with progress_bar("response") as advance:
         response = mdsens.sensitivity(equilibrium, wrt, progress=lambda done, all: advance(done / all, f"{done}/{all}"))
     certificate = equilibrium.certify(options.thorough)
     interval = mdsens.validity(equilibrium, wrt) if isinstance(equilibrium.potential, mdsens.PairPotential) else None
@@ -83,7 +83,7 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
     print(f"{'written':<17} {output}/summary.json, result.h5, sensitivity.png")
 
 
-def _configure(options: Options) -> None:
+def configure(options: Options) -> None:
     """The precision and the device, before anything is computed."""
     jax.config.update("jax_enable_x64", options.precision is Precision.double)
     if options.device is Device.auto:
@@ -97,14 +97,14 @@ def _configure(options: Options) -> None:
         ) from error
 
 
-def _potential(options: Options) -> mdsens.Potential:
-    parameters: dict[str, float] = {}
+def potential_of(options: Options) -> mdsens.Potential:
+    parameters: dict[str, Any] = {}
     for setting in options.settings:
         name, _, value = setting.partition("=")
         try:
-            parameters[name.strip()] = float(value)
+            parameters[name.strip()] = np.array(json.loads(value) if value.startswith("[") else value, dtype=float)
         except ValueError:
-            raise InvalidInput(f"--set takes NAME=VALUE with a number, not {setting!r}") from None
+            raise InvalidInput(f"--set takes NAME=VALUE with a number or a matrix, not {setting!r}") from None
     try:
         return POTENTIALS[options.potential](**parameters)
     except TypeError:
@@ -114,11 +114,11 @@ def _potential(options: Options) -> mdsens.Potential:
         ) from None
 
 
-def _read(input: Path, options: Options) -> mdsens.System:
+def read(input: Path, options: Options) -> mdsens.System:
     return mdsens.read(input, diameters=options.diameters, dim=options.dim)
 
 
-def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options) -> Equilibrium:
+def relaxed(potential: mdsens.Potential, system: mdsens.System, options: Options) -> Equilibrium:
     minimizers = {MinimizerName.fire: mdsens.FIRE, MinimizerName.gradient_descent: mdsens.GradientDescent}
     solvers = {
         LinearSolver.dense: linear_solvers.dense,
@@ -129,7 +129,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
         LinearSolver.gmres: linear_solvers.gmres,
     }
     solver = solvers[options.linear_solver]() if options.linear_solver in solvers else None
-    with _progress("relaxing") as advance:
+    with progress_bar("relaxing") as advance:
         highest, lowest = 0.0, math.inf
 
         def report(steps: int, max_force: float) -> None:
@@ -142,6 +142,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
         relaxation = mdsens.Relaxation(
             minimizer=minimizers[options.minimizer](),
             tolerance=options.tolerance,
+            pressure=options.pressure,
             max_steps=options.max_steps,
             linear_solver=solver,
             one_sided=options.one_sided,
@@ -151,7 +152,7 @@ def _relax(potential: mdsens.Potential, system: mdsens.System, options: Options)
 
 
 @contextmanager
-def _progress(task: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(task: str) -> Iterator[Callable[[float, str], None]]:
     """A bar on standard error, gone when the work is done, and silent where nobody looks."""
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [
@@ -166,7 +167,7 @@ def _progress(task: str) -> Iterator[Callable[[float, str], None]]:
         yield lambda done, what: bar.update(row, completed=done, what=what)
 
 
-def _check_folder(output: Path) -> None:
+def check_folder(output: Path) -> None:
     """Refuse before the work what could not be written after it."""
     if output.exists() and not output.is_dir():
         raise InvalidInput(f"{output} is a file; name a folder for the results")

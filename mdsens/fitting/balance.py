@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.optimize import least_squares
 
 from ..potentials import PairPotential
 from ..unknowns import Unknowns
+from .damped import damped_least_squares
 from .problem import Problem
 from .target import Data, differences
 
-MOST_STEPS = 60
+MOST_STEPS = 100
 
 
 def nearest(
@@ -45,8 +45,9 @@ def nearest(
 
     if not np.isfinite(rows(first)).all():
         return None
-    found = least_squares(rows, first, jac=jacobian, bounds=limits, x_scale=scale, max_nfev=MOST_STEPS)
-    return found.x
+    return damped_least_squares(
+        rows, jacobian, first, limits, scale, xtol=1e-8, ftol=1e-8, gtol=1e-8, most=MOST_STEPS
+    ).x
 
 
 @eqx.filter_jit

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult, least_squares
+from scipy.optimize import OptimizeResult
 
 from ..errors import InvalidInput
 from ..files import check_target, replacing
@@ -19,6 +19,7 @@ from ..relaxation import Relaxation
 from ..system import System
 from ..unknowns import Unknowns
 from . import balance
+from .damped import damped_least_squares
 from .problem import Look, Problem
 from .result import Fit, concluded
 from .target import Target
@@ -145,9 +146,11 @@ class _Run:
     def to_its_end(self, first: np.ndarray, max_steps: int) -> Fit:
         balanced = balance.nearest(self.problem, first, self.scale, self.limits)
         starts = [first] if balanced is None else [first, balanced]
-        ranked = sorted((self._loss(vector), k) for k, vector in enumerate(starts))
+        ranked = sorted((self.loss(vector), k) for k, vector in enumerate(starts))
         if not np.isfinite(ranked[0][0]):
             raise type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
+        if np.isfinite(self.loss(first)):
+            self.history.append((self.loss(first), first))
         best = self._descend(starts[ranked[0][1]], max_steps)
         for loss, k in ranked[1:]:
             if np.isfinite(loss) and self._distance(best.x) > CLOSE:
@@ -156,10 +159,9 @@ class _Run:
 
     def _descend(self, start: np.ndarray, max_steps: int) -> OptimizeResult:
         self.before = None
-        return least_squares(
-            self.rows, start, jac=self.jacobian, bounds=self.limits, x_scale=self.scale, method="trf",
-            xtol=1e-10, ftol=1e-12, gtol=1e-15, max_nfev=max_steps,
-        )  # fmt: skip
+        return damped_least_squares(
+            self.rows, self.jacobian, start, self.limits, self.scale, xtol=1e-10, ftol=1e-12, gtol=1e-15, most=max_steps
+        )
 
     def rows(self, vector: np.ndarray) -> np.ndarray:
         """Weighted; NaN where there is no equilibrium, so that the step is taken back."""
@@ -177,7 +179,8 @@ class _Run:
         from_priors = np.diag(1.0 / self.prior[:, 1])[np.isfinite(self.prior[:, 1])]
         return np.concatenate([natural * (look.share * self.problem.weights)[:, None], from_priors])
 
-    def _loss(self, vector: np.ndarray) -> float:
+    def loss(self, vector: np.ndarray) -> float:
+        """Half the sum of the squares; infinite where there is no equilibrium."""
         rows = self.rows(vector)
         return 0.5 * float(rows @ rows) if np.isfinite(rows).all() else np.inf
 
@@ -194,7 +197,7 @@ class _Run:
             self.rearrangements += bool(off.max(initial=0.0) > JUMP + np.abs(step).max(initial=0.0))
             self.contact_changes += self._contacts(look) != self._contacts(seen)
         self.before = vector.copy(), look, jacobian
-        self.history.append((self._loss(vector), vector.copy()))
+        self.history.append((self.loss(vector), vector.copy()))
         if self.checkpoint is not None:
             state = {
                 "labels": self.problem.unknowns.labels,

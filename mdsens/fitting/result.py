@@ -45,9 +45,10 @@ class Fit:
     for every target, are what the equilibrium has less what was measured, by kind of data, in the data's own units.
     `potential` and `equilibria` are those with the estimates (with some possible value, where they are undetermined).
 
-    `converged` says that no small change makes the loss smaller; `at_bounds` names components at a bound.
-    `rearrangements` counts accepted steps at which a packing went to another minimum than was predicted,
-    `contact_changes` those at which its contacts changed. `warnings` say what to be careful about.
+    `converged` says that no small change makes the loss smaller; `at_bounds` names components at a bound. `history` has
+    loss and components at the start and after every step. `rearrangements` counts steps at which a packing went to
+    another minimum than was predicted, `contact_changes` those at which its contacts changed. `warnings` say what to
+    be careful about.
     """
 
     parameters: dict[str, Any]
@@ -75,7 +76,8 @@ class Fit:
             "converged": self.converged,
             "parameters": {name: _plain(value) for name, value in self.parameters.items()},
             "standard_errors": {name: _plain(value) for name, value in self.standard_errors.items()},
-            "undetermined": [dict(zip(c.labels, c.weights, strict=True)) for c in self.undetermined],
+            "undetermined": [str(c) for c in self.undetermined],
+            "undetermined_weights": [dict(zip(c.labels, c.weights, strict=True)) for c in self.undetermined],
             "loss": self.loss,
             "root_mean_square": [{kind: _rms(rows) for kind, rows in each.items()} for each in self.residuals],
             "at_bounds": list(self.at_bounds),
@@ -139,15 +141,16 @@ def concluded(
     known = np.isfinite(prior[:, 1])
     from_priors = np.diag(scale / prior[:, 1])[known]
     combinations, basis = undetermined(np.concatenate([natural, from_priors]), unknowns.labels, int(tells.sum()))
-    weighted = np.concatenate([natural * problem.weights[tells, None], from_priors])
+    _, told = undetermined(natural, unknowns.labels, int(tells.sum()))
+    weighted = natural @ (told @ told.T) * problem.weights[tells, None]  # so that rounding tells nothing
     rows = (look.rows * problem.weights)[tells]
     free = max(1, rows.size - basis.shape[1] + int(known.sum()) - _translations(problem))
     measured = all(kind in target.uncertainties for target in problem.targets for kind in target.kinds)
-    variance = 1.0 if measured else float(rows @ rows) / free
-    matrix = covariance(weighted, basis, scale, variance)
+    spread = 1.0 if measured else max(np.linalg.norm(rows) / np.sqrt(free), np.finfo(float).eps)
+    matrix = covariance(np.concatenate([weighted / spread, from_priors]), basis, scale)
     errors = np.sqrt(np.diag(matrix))
     at_bound = (vector - limits[0] <= 1e-6 * scale) | (limits[1] - vector <= 1e-6 * scale)
-    settled, message = _settled(found, weighted[: rows.size] @ basis, rows, at_bound.any())
+    settled, message = _settled(found, weighted @ basis, rows, at_bound.any())
     estimates = np.where(np.isfinite(errors), vector, np.nan)
     warnings = _warnings(problem, look, rows, free, measured, estimates)
     assert all(np.isfinite(vector))
@@ -157,11 +160,11 @@ def concluded(
         labels=unknowns.labels,
         covariance=matrix,
         undetermined=combinations,
-        loss=float(found.cost),
+        loss=way.loss(vector),
         residuals=problem.split(look.rows),
         converged=settled,
         at_bounds=tuple(label for label, at in zip(unknowns.labels, at_bound, strict=True) if at),
-        iterations=len(way.history),
+        iterations=int(found.njev) - 1,
         relaxations=problem.relaxations,
         rearrangements=way.rearrangements,
         contact_changes=way.contact_changes,
@@ -235,12 +238,14 @@ def undetermined(
 
 
 def covariance(
-    weighted: Float[np.ndarray, "m k"], basis: Float[np.ndarray, "k r"], scale: Float[np.ndarray, " k"], variance: float
+    weighted: Float[np.ndarray, "m k"], basis: Float[np.ndarray, "k r"], scale: Float[np.ndarray, " k"]
 ) -> np.ndarray:
-    """That of the components, from the Jacobian for relative changes; infinite for those the data do not determine."""
+    """That of the components, from the Jacobian for relative changes in standard deviations of the data; NaN for those
+    that the data do not determine.
+    """
     within = np.linalg.svd(weighted @ basis, full_matrices=False)
     inverse = basis @ (within[2].T / np.maximum(within[1], 1e-300)) if basis.size else np.zeros((len(scale), 1))
-    matrix = variance * (inverse @ inverse.T) * np.outer(scale, scale)
+    matrix = (inverse @ inverse.T) * np.outer(scale, scale)
     loose = 1.0 - np.sum(basis**2, axis=1) > 1e-6
     matrix[loose, :] = matrix[:, loose] = np.nan
     return matrix

@@ -1,0 +1,142 @@
+"""The commands about properties: to measure, to fit, to design."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+import mdsens
+from mdsens import plotting
+from mdsens.errors import InvalidInput
+from mdsens.files import replacing
+
+from .app import Options
+from .work import check_folder, configure, potential_of, progress_bar, read, relaxed
+
+UNITS = {
+    "energy": "energy",
+    "volume": "length^d",
+    "pressure": "energy/length^d",
+    "bulk_modulus": "energy/length^d",
+    "shear_modulus": "energy/length^d",
+    "young_modulus": "energy/length^d",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a fit is told: starting values, bounds, and measured properties."""
+
+    start: Mapping[str, float]
+    bounds: Mapping[str, tuple[float, float]]
+    measured: Mapping[str, float]
+
+
+def properties(input: Path, as_json: bool, options: Options) -> None:
+    configure(options)
+    equilibrium = relaxed(potential_of(options), read(input, options), options)
+    values = mdsens.properties.table(equilibrium)
+    if as_json:
+        print(json.dumps({"n": equilibrium.system.n, "dim": equilibrium.system.dim, **values}, indent=2))
+        return
+    print(equilibrium.certificate)
+    print()
+    for name, value in values.items():
+        print(f"{name:<17} {value:<22.12g} {UNITS.get(name, '')}".rstrip())
+
+
+def fit(
+    targets: list[Path],
+    wrt: tuple[str, ...],
+    output: Path,
+    given: Given,
+    uncertainties: Mapping[str, float],
+    options: Options,
+) -> None:
+    configure(options)
+    check_folder(output)
+    potential = potential_of(options)
+    measured = [
+        mdsens.Target(read(target, options), properties=given.measured, uncertainties=uncertainties)
+        for target in targets
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    with progress_bar("fitting") as advance:
+        found = mdsens.fit(
+            potential,
+            measured,
+            wrt,
+            start=given.start,
+            bounds=given.bounds,
+            relax=mdsens.Relaxation(tolerance=options.tolerance),
+            checkpoint=output / "checkpoint.json",
+            progress=lambda step, loss: advance(1.0 - 1.0 / (1 + step), f"step {step}, loss {loss:.3e}"),
+        )
+    summary = {
+        **found.as_dict(),
+        "targets": [str(target) for target in targets],
+        "potential": options.potential.value,
+        "units": "reduced: lengths, energies and forces in the units of the input",
+        "versions": {"mdsens": mdsens.__version__, "jax": jax.__version__},
+    }
+    with replacing(output / "summary.json") as text, replacing(output / "fit.png") as picture:
+        text.write_text(json.dumps(summary, indent=2) + "\n")
+        plotting.draw_fit(found, measured).savefig(picture, dpi=160, facecolor="white")
+    print(found)
+    print(f"{'written':<17} {output}/summary.json, fit.png, checkpoint.json")
+
+
+def design(
+    input: Path,
+    goals: dict[str, str | float],
+    wrt: tuple[str, ...],
+    output: Path,
+    hold: tuple[str, ...],
+    bounds: Mapping[str, tuple[float, float]],
+    max_steps: int,
+    options: Options,
+) -> None:
+    configure(options)
+    check_folder(output)
+    equilibrium = relaxed(potential_of(options), read(input, options), options)
+    if not equilibrium.system.periodic:
+        raise InvalidInput(f"{input} has open boundaries: it has no moduli or pressure to design")
+    output.mkdir(parents=True, exist_ok=True)
+
+    with progress_bar("designing") as advance:
+
+        def report(step: int, now: dict[str, float]) -> None:
+            shown = ", ".join(f"{name} {value:.5g}" for name, value in now.items())
+            advance(1.0 - 1.0 / (1.0 + 0.1 * step), f"step {step}, {shown}")
+
+        found = mdsens.design(
+            equilibrium,
+            goals,
+            wrt,
+            bounds=bounds,
+            hold=hold,
+            max_steps=max_steps,
+            checkpoint=output / "checkpoint.json",
+            progress=report,
+        )
+    summary = {
+        **found.as_dict(),
+        "input": str(input),
+        "potential": options.potential.value,
+        "all_properties": mdsens.properties.table(found.equilibrium),
+        "versions": {"mdsens": mdsens.__version__, "jax": jax.__version__},
+    }
+    with (
+        replacing(output / "summary.json") as text,
+        replacing(output / "designed.extxyz") as packing,
+        replacing(output / "design.png") as picture,
+    ):
+        text.write_text(json.dumps(summary, indent=2) + "\n")
+        mdsens.write(packing, found.equilibrium, format="extxyz")
+        plotting.draw_design(found).savefig(picture, dpi=160, facecolor="white")
+    print(found)
+    print(f"{'written':<17} {output}/summary.json, designed.extxyz, design.png, checkpoint.json")
