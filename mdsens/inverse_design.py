@@ -181,8 +181,8 @@ class _Designer:
         self._note(here, steps)
         while not self._reached(best) and self.relaxations < max_steps and longest > SHORTEST_RADIUS:
             step = self._step(here, radius)
-            if here is best and np.abs(step).max() < 1e-4 * radius:
-                break  # nowhere to go within the bounds
+            if here is best and self._is_idle(here, step, radius):
+                break
             there = self._tried(here, step)
             if there is None:
                 radius, self.refused, stalled = 0.5 * radius, self.refused + 1, stalled + 1
@@ -223,6 +223,11 @@ class _Designer:
         if free.any():
             step[free] = lsq_linear(system[:, free], right, (low[free], high[free])).x
         return step
+
+    def _is_idle(self, place: _Place, step: np.ndarray, radius: float) -> bool:
+        """Whether a step brings nearly nothing of what is wanted: bounds, or flat responses, leave nowhere to go."""
+        wanted = self._wanted(place, radius)
+        return bool(np.linalg.norm(place.slopes @ step / self.units) < 1e-3 * np.linalg.norm(wanted))
 
     def _aside(self, place: _Place, radius: float, random: np.random.Generator) -> np.ndarray:
         """A step in any direction, to find another way from here."""
