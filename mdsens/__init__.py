@@ -38,6 +38,7 @@ _HOME = {
     "Sensitivity": "response",
     "SoftSphere": "potentials",
     "SolveFailed": "errors",
+    "StudyResults": "sweeps.results",
     "System": "system",
     "Target": "fitting",
     "Unrolled": "unrolled",
@@ -48,6 +49,7 @@ _HOME = {
     "follow": "path",
     "independence": "inverse_design",
     "jam": "jamming",
+    "load_study": "sweeps.results",
     "random_packing": "packings",
     "read": "io",
     "relax_ensemble": "ensemble",
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, Yukawa
     from .relaxation import Equilibrium, Relaxation
     from .response import Sensitivity, sensitivity
+    from .sweeps.results import StudyResults, load_study
     from .system import System
     from .unrolled import Unrolled
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -169,10 +171,36 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
     equilibrium = equilibrium.frozen
     system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.neighbors
     found = _evidence(potential, system, neighbors, equilibrium.curvature, equilibrium.max_force)
-    facts: dict[str, Any] = _spectrum(found, equilibrium.rule, thorough) | _contacts(found, potential, system.dim)
+    more: dict[str, Any] = {}
     if thorough:
         newton = _newton(found.matrix, found.modes, gradient(potential, system, neighbors), equilibrium.rule.solver)
-        facts |= {key: float(value) for key, value in newton.items()}
+        more = {key: float(value) for key, value in newton.items()}
+    return _certificate(equilibrium, found, neighbors, thorough, more)
+
+
+def certify_ensemble(equilibria: Equilibrium) -> list[Certificate]:
+    """The certificates of an ensemble, whose arrays have a leading axis [m]; computed together."""
+    equilibria = equilibria.frozen
+    found = jax.device_get(_evidence_of_all(equilibria))
+    members, close = jax.device_get((equilibria, equilibria.close))
+    pick = [functools.partial(jax.tree.map, lambda leaf, k=k: leaf[k]) for k in range(len(members.energy))]
+    return [_certificate(at(members), at(found), at(close), False, {}) for at in pick]
+
+
+@eqx.filter_jit
+def _evidence_of_all(equilibria: Equilibrium) -> _Evidence:
+    def one(rest: Equilibrium) -> _Evidence:
+        return _evidence(rest.potential, rest.system, rest.close, rest.curvature, rest.max_force)
+
+    return jax.vmap(one)(equilibria)
+
+
+def _certificate(
+    equilibrium: Equilibrium, found: _Evidence, neighbors: Neighbors, thorough: bool, more: dict[str, Any]
+) -> Certificate:
+    facts = _spectrum(found, equilibrium.rule, thorough) | _contacts(
+        found, equilibrium.potential, equilibrium.system.dim
+    )
     loose, marginal = np.asarray(found.standing.rattlers), np.flatnonzero(found.standing.marginal)
     return Certificate(
         converged=bool(equilibrium.converged),
@@ -189,6 +217,7 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
         pressure_error=None if equilibrium.pressure_error is None else float(equilibrium.pressure_error),
         marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in marginal),
         **facts,
+        **more,
     )
 
 

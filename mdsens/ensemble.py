@@ -68,7 +68,8 @@ def relax_ensemble(
     for k in range(size):
         validation.check_shapes(here.potential_of(k))
         validation.check_system(here.potential_of(k), here.system_of(k))
-    kind = relax.neighbors or neighbors.automatic(here.potential_of(0), here.system_of(0), ALL_PAIRS_UP_TO)
+    k = _densest(here.system)
+    kind = relax.neighbors or neighbors.automatic(here.potential_of(k), here.system_of(k), ALL_PAIRS_UP_TO, size)
     end, curvature, escapes = _at_rest(relax, _roomy(kind, here), here, at_once, devices or jax.devices()[:1])
     return _equilibria(dataclasses.replace(relax, progress=None), members, end, curvature, escapes)
 
@@ -117,6 +118,14 @@ def _stacked(members: list[Any], what: str) -> Any:
     if len(shapes) > 1:
         raise InvalidInput(f"the {what} of an ensemble must be of one shape, and these are of {len(shapes)}")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def _densest(system: System) -> int:
+    """The member whose neighbor list will be the longest, as far as density tells."""
+    if system.box is None:
+        return 0
+    own = np.sum(np.asarray(system.diameters) ** system.positions.shape[-1], axis=-1)
+    return int(np.argmax(own / np.abs(np.linalg.det(np.asarray(system.box)))))
 
 
 def _roomy(kind: AllPairs | NeighborList, members: _Members) -> AllPairs | NeighborList:

@@ -176,24 +176,31 @@ class Neighbors(eqx.Module):
         return eqx.tree_at(lambda nb: nb.valid, self, self.valid & keep[self.i] & keep[self.j])
 
 
-def automatic(potential: Potential, system: System, all_pairs_up_to: int = ALL_PAIRS_UP_TO) -> AllPairs | NeighborList:
+def automatic(
+    potential: Potential, system: System, all_pairs_up_to: int = ALL_PAIRS_UP_TO, members: int = 1
+) -> AllPairs | NeighborList:
     """All pairs for small systems and for potentials that are no sum over pairs; else a list.
 
-    Outside `jit` it has room for what a gas of the same density needs and a little more.
+    Outside `jit` it has room for what a gas of the same density needs and a little more, be it the fullest of as many
+    `members`: pairs are counted as if they came independently.
     """
     if system.n <= all_pairs_up_to or not isinstance(potential, PairPotential):
         return AllPairs()
     kind = NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 12.0, per_row=32 if system.dim == 2 else 48)
     if system.box is None or not is_concrete((potential, system)):
         return kind
-    pairs, row = (float(expected) for expected in _of_a_gas(potential, system, kind.skin))
+    pairs, row = (float(expected) for expected in _of_a_gas(potential, system, kind.skin, math.log(members)))
     if not math.isfinite(pairs + row):
         return kind
-    return dataclasses.replace(kind, pairs_per_particle=_coarse(1.1 * pairs), per_row=4 * math.ceil(row / 4))
+    spread = (1.0 + math.sqrt(2.0 * math.log(members))) / math.sqrt(system.n * pairs + 1.0)
+    room = 1.1 if members == 1 else max(1.1, 1.0 + spread)
+    return dataclasses.replace(kind, pairs_per_particle=_coarse(room * pairs), per_row=4 * math.ceil(row / 4))
 
 
 @eqx.filter_jit
-def _of_a_gas(potential: PairPotential, system: System, skin: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _of_a_gas(
+    potential: PairPotential, system: System, skin: float, rarer: float = 0.0
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """At this density without any order: pairs for each particle, from one partner for each, drawn at random, and
     the candidates in the fullest row (Bernstein's bound).
     """
@@ -202,7 +209,7 @@ def _of_a_gas(potential: PairPotential, system: System, skin: float) -> tuple[Fl
     reach = potential.cutoffs(system, jnp.arange(system.n), partner) + longest - potential.reach(system)
     ball = jnp.pi * reach**2 if system.dim == 2 else 4.0 / 3.0 * jnp.pi * reach**3
     row = 3.0 * system.n / jnp.prod(jnp.maximum(jnp.floor(system.heights / longest), 1.0))
-    rare = math.log(3 * system.n)
+    rare = math.log(3 * system.n) + rarer
     return 0.5 * system.n * jnp.mean(ball) / system.volume, row + jnp.sqrt(2.0 * rare * row) + rare / 3.0
 
 

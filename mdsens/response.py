@@ -54,6 +54,12 @@ class Sensitivity:
         """The sum of |∂x/∂θ| over particles, directions and components of θ."""
         return float(np.abs(self.response).sum())
 
+    @property
+    def sound(self) -> bool:
+        """Whether the linear solves can be trusted."""
+        enough = float(np.finfo(self.response.dtype).eps) ** 0.4
+        return bool(np.isfinite(self.response).all() and self.residual <= enough)
+
 
 def sensitivity(
     equilibrium: Equilibrium,
@@ -98,30 +104,59 @@ def sensitivity(
         if progress is not None:
             progress(first + len(directions), len(basis))
     columns, residuals, null_parts, pushes = (np.concatenate(parts) for parts in found)
-    response = np.moveaxis(columns, 0, -1)
-    scale = max(float(np.max(pushes)), _least_push(potential, system, value))
-    residual = float(np.max(residuals) / scale)
-    if not (np.isfinite(response).all() and residual <= float(np.finfo(response.dtype).eps) ** 0.4):
+    least = float(_least_push(potential, system, value))
+    result = _judged(wrt, np.asarray(value), columns, residuals, null_parts, max(float(np.max(pushes)), least))
+    if not result.sound:
         raise SolveFailed(
             f"the linear solve for the response to {wrt} cannot be trusted: it did not converge, or the packing has "
             "modes so soft that they may as well be floppy. Use the dense solver (linear_solvers.dense(), "
             "--linear-solver dense), and relax to a smaller tolerance"
         )
+    return result
+
+
+def sensitivity_of_ensemble(equilibria: Equilibrium, wrt: str) -> list[Sensitivity]:
+    """The responses of an ensemble to `wrt`, computed together; in fixed cells. Those that are refused are NaN, and
+    where a linear solve cannot be trusted the result is not `sound`.
+    """
+    found = jax.device_get(_columns_of_all(wrt, equilibria.frozen))
+    return [_judged(wrt, *(leaf[k] for leaf in found)) for k in range(len(found[0]))]
+
+
+@eqx.filter_jit
+def _columns_of_all(wrt: str, equilibria: Equilibrium) -> tuple[Array, ...]:
+    def one(rest: Equilibrium) -> tuple[Array, ...]:
+        potential, system = rest.potential, rest.system
+        value = parameter_value(wrt, potential, system)
+        directions = jnp.eye(max(1, value.size), dtype=value.dtype)
+        args = wrt, potential, system, rest.close, rest.rule, rest.curvature, None, directions
+        columns, residuals, null_parts, pushes = _columns(*args)
+        scale = jnp.maximum(jnp.max(pushes), _least_push(potential, system, value))
+        return value, columns, residuals, null_parts, scale
+
+    return jax.vmap(one)(equilibria)
+
+
+def _judged(
+    wrt: str, value: np.ndarray, columns: np.ndarray, residuals: np.ndarray, null_parts: np.ndarray, scale: float
+) -> Sensitivity:
+    response = np.moveaxis(columns, 0, -1)
     return Sensitivity(
         wrt=wrt,
         value=np.asarray(value),
-        response=response.reshape(*response.shape[:2], *value.shape),
-        residual=residual,
+        response=response.reshape(*response.shape[:2], *np.shape(value)),
+        residual=float(np.max(residuals) / scale),
         null_part=float(np.max(null_parts) / scale),
     )
 
 
-def _least_push(potential: Potential, system: System, value: Array) -> float:
+@eqx.filter_jit
+def _least_push(potential: Potential, system: System, value: Array) -> Float[Array, ""]:
     """The size to measure residuals by where by symmetry nothing pushes: then they are rounding of the forces."""
     eps = float(jnp.finfo(value.dtype).eps)
-    lengths = float(jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters))
-    unit = float(jnp.max(jnp.abs(value))) or 1.0
-    return 1e3 * eps**0.6 * float(potential.stiffness(system)) * lengths / unit
+    lengths = jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters)
+    largest = jnp.max(jnp.abs(value))
+    return 1e3 * eps**0.6 * potential.stiffness(system) * lengths / jnp.where(largest > 0.0, largest, 1.0)
 
 
 def _one_sided(

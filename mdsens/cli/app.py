@@ -365,6 +365,104 @@ def sensitivity(
     )
 
 
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file; mdsens init writes one.")]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study, as mdsens run left it.")]
+PictureOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="OUT.png", help="The picture; in DIR if left out.")
+]
+
+
+class ExecutorName(enum.StrEnum):
+    local = "local"
+    slurm = "slurm"
+    dask = "dask"
+
+
+@app.command()
+def init(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The file to write.")] = Path("study.toml"),
+) -> None:
+    """Write a study file to begin with, with comments."""
+    from . import study as work
+
+    work.init(study)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="For the results.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much there is to do.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute anew what failed, too.")] = False,
+    device: DeviceOption = Device.auto,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes; one for each GPU or core if left out.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the study's files are.")] = None,
+    executor: Annotated[ExecutorName, typer.Option(help="Who does the work.")] = ExecutorName.local,
+    jobs: Annotated[int, typer.Option(min=1, max=10_000, help="SLURM: jobs in an array, at most.")] = 16,
+    partition: Annotated[str | None, typer.Option(help="SLURM: the partition.")] = None,
+    gres: Annotated[str | None, typer.Option(help="SLURM: resources of each job, such as gpu:1.")] = None,
+    time: Annotated[str | None, typer.Option(help="SLURM: time for each job, minutes or HH:MM:SS.")] = None,
+    account: Annotated[str | None, typer.Option(help="SLURM: who pays.")] = None,
+    qos: Annotated[str | None, typer.Option(help="SLURM: quality of service.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="SLURM: which nodes.")] = None,
+    mem: Annotated[str | None, typer.Option(help="SLURM: memory of each job, such as 8G.")] = None,
+    cpus_per_task: Annotated[int | None, typer.Option(min=1, help="SLURM: cores, and workers, of each job.")] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask: its scheduler, tcp://…")] = None,
+) -> None:
+    """Run a study; the same command on the same DIR goes on with what is missing. Exit code 1 if any task failed."""
+    from . import study as work
+
+    execution = work.execution_of(
+        {
+            "executor": executor.value, "device": device.value, "workers": workers, "scheduler": scheduler,
+            "jobs": jobs, "partition": partition, "gres": gres, "time": time, "account": account, "qos": qos,
+            "constraint": constraint, "mem": mem, "cpus_per_task": cpus_per_task,
+        }
+    )  # fmt: skip
+    raise typer.Exit(work.run(study, output, data, dry_run, retry_failed, execution))
+
+
+@app.command()
+def status(
+    folder: StudyFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """How many tasks of a study are done, failed and running, and why they failed."""
+    from . import study as work
+
+    work.status(folder, as_json)
+
+
+@app.command()
+def collect(folder: StudyFolder) -> None:
+    """Gather a study's results in DIR: table.csv, table.parquet, results.h5."""
+    from . import study as work
+
+    work.collect(folder)
+
+
+@app.command()
+def plot(folder: StudyFolder, output: PictureOption = None) -> None:
+    """Draw what a study measured against what it varied, with the spread over seeds."""
+    from . import study as work
+
+    work.plot(folder, output)
+
+
+@app.command()
+def show(
+    folder: StudyFolder,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or its beginning.")],
+    output: PictureOption = None,
+) -> None:
+    """All that is known of one task, and a picture of its packing."""
+    from . import study as work
+
+    work.show(folder, task, output)
+
+
 def _settings(given: list[str] | None, epsilon: float | None, alpha: float | None) -> tuple[str, ...]:
     short = [f"{name}={value}" for name, value in (("epsilon", epsilon), ("alpha", alpha)) if value is not None]
     return (*(given or ()), *short)

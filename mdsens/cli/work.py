@@ -16,21 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import mdsens
-from mdsens import linear_solvers, plotting
+from mdsens import linear_solvers, plotting, potentials
 from mdsens.errors import InvalidInput
 from mdsens.files import check_target, replacing
 from mdsens.io import format_to_write
 from mdsens.parameters import check_name, parameters_of
 from mdsens.relaxation import Equilibrium
 
-from .app import Device, LinearSolver, MinimizerName, Options, PotentialName, Precision
-
-POTENTIALS: dict[PotentialName, Callable[..., mdsens.Potential]] = {
-    PotentialName.soft_sphere: mdsens.SoftSphere,
-    PotentialName.lennard_jones: mdsens.LennardJones,
-    PotentialName.morse: mdsens.Morse,
-    PotentialName.yukawa: mdsens.Yukawa,
-}
+from .app import Device, LinearSolver, MinimizerName, Options, Precision
 
 
 def demo(output: Path, seed: int, options: Options) -> None:
@@ -106,9 +99,9 @@ def potential_of(options: Options) -> mdsens.Potential:
         except ValueError:
             raise InvalidInput(f"--set takes NAME=VALUE with a number or a matrix, not {setting!r}") from None
     try:
-        return POTENTIALS[options.potential](**parameters)
+        return potentials.NAMED[options.potential](**parameters)
     except TypeError:
-        known = ", ".join(parameters_of(POTENTIALS[options.potential]()))
+        known = ", ".join(parameters_of(potentials.NAMED[options.potential]()))
         raise InvalidInput(
             f"{options.potential.value} has no parameter {', '.join(parameters)}; it has {known}"
         ) from None

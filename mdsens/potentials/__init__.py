@@ -7,4 +7,22 @@ from .morse import Morse
 from .soft_sphere import SoftSphere
 from .yukawa import Yukawa
 
-__all__ = ["JaxMD", "LennardJones", "Morse", "PairPotential", "Potential", "SoftSphere", "Yukawa", "smooth_switch"]
+NAMED: dict[str, type[PairPotential]] = {
+    "soft-sphere": SoftSphere,
+    "lennard-jones": LennardJones,
+    "morse": Morse,
+    "yukawa": Yukawa,
+}
+"""Those that commands and study files call by name."""
+
+__all__ = [
+    "NAMED",
+    "JaxMD",
+    "LennardJones",
+    "Morse",
+    "PairPotential",
+    "Potential",
+    "SoftSphere",
+    "Yukawa",
+    "smooth_switch",
+]

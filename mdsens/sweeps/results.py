@@ -1,0 +1,159 @@
+"""The results of a study: one table, and the arrays of every packing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidInput
+from ..files import replacing
+from .store import Store
+from .study import Study, read_study
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+    from ..response import Sensitivity
+    from ..system import System
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResults:
+    """What is known of a study so far; only files that are whole are read.
+
+    `table` is a DataFrame with a row for every finished task, in the order of the study: the values of what varies, the
+    status, the numbers asked for. `to_xarray` has the arrays too.
+    """
+
+    folder: Path
+    study: Study
+
+    @functools.cached_property
+    def table(self) -> pandas.DataFrame:
+        import pandas
+
+        store = Store(self.folder)
+        rows, order = store.rows(), (store.read_json("plan.json") or {"tasks": []})["tasks"]
+        return pandas.DataFrame([rows[id] for id in order if id in rows])
+
+    @property
+    def varied(self) -> list[str]:
+        """The parameters that vary."""
+        return list(self.study.sweep.parameters)
+
+    @property
+    def measured(self) -> list[str]:
+        """The columns with what was asked for: properties, and the sizes of responses."""
+        responses = [f"response_l1[{name}]" for name in self.study.compute.response]
+        names = [*self.study.compute.properties, *responses] or ["energy"]
+        return [name for name in dict.fromkeys(names) if name in self.table and name not in self.varied]
+
+    def arrays(self, task: str) -> dict[str, np.ndarray]:
+        """What was kept of one task. **Raises** `InvalidInput` for one that is not there."""
+        for _, result in Store(self.folder).results():
+            for k, row in enumerate(result.rows):
+                if row["task"] == task:
+                    return {name: values[k] for name, values in result.arrays.items()}
+        raise InvalidInput(f"there is no finished task {task} in {self.folder}")
+
+    def system(self, task: str) -> System:
+        """The relaxed packing of one task."""
+        from ..system import System
+
+        kept = self.arrays(task)
+        if "positions" not in kept or not np.isfinite(kept["positions"]).all():
+            raise InvalidInput(f"task {task} has no positions: it failed, or the study did not keep them")
+        return System(kept["positions"], kept.get("box"), kept["diameters"], kept["species"])
+
+    def sensitivities(self, task: str) -> list[Sensitivity]:
+        """The responses of one task that were kept."""
+        from ..response import Sensitivity
+
+        kept, row = self.arrays(task), self.table.set_index("task").loc[task]
+        return [
+            Sensitivity(name, kept[f"value/{name}"], kept[f"response/{name}"], float(row[f"residual[{name}]"]), 0.0)
+            for name in self.study.compute.response
+            if f"response/{name}" in kept
+        ]
+
+    def to_xarray(self, n: int | None = None) -> xarray.Dataset:
+        """Table and arrays of the packings with n particles, along the dimension `task`, in the order of the table.
+
+        **Raises** `InvalidInput` where packings differ in size, or dimension, and n does not choose.
+        """
+        import xarray
+
+        table = self.table if n is None else self.table[self.table["n"] == n]
+        if len(table.groupby(["n", "dim"])) != 1:
+            sizes = sorted(set(self.table["n"])) if len(self.table) else []
+            raise InvalidInput(f"one Dataset holds packings of one size; choose n out of {sizes}")
+        columns = {name: ("task", table[name].to_numpy()) for name in table.columns if name != "task"}
+        dataset = xarray.Dataset(columns, coords={"task": table["task"].to_numpy()})
+        for name, values in self._stacked(list(table["task"])).items():
+            axes = {"positions": ("particle", "axis"), "diameters": ("particle",), "species": ("particle",)}
+            axes["box"] = ("vector", "axis")
+            inner = axes.get(name)
+            if inner is None:  # a parameter [*shape], or a response [n, d, *shape]
+                kind, _, wrt = name.partition("/")
+                inner = ("particle", "axis") if kind == "response" else ()
+                inner = (*inner, *(f"{wrt}_{k}" for k in range(values.ndim - 1 - len(inner))))
+            dataset[name.replace("/", "_")] = (("task", *inner), values)
+        return dataset
+
+    def _stacked(self, tasks: list[str]) -> dict[str, np.ndarray]:
+        where, found = {task: k for k, task in enumerate(tasks)}, dict[str, np.ndarray]()
+        for rows, arrays in self._parts():
+            places = [(k, where[row["task"]]) for k, row in enumerate(rows) if row["task"] in where]
+            if not places:
+                continue
+            for name, values in arrays.items():
+                if name not in found:
+                    found[name] = np.zeros((len(tasks), *values.shape[1:]), values.dtype)
+                for k, place in places:
+                    found[name][place] = values[k]
+        return found
+
+    def _parts(self) -> Iterator[tuple[list[dict[str, Any]], dict[str, np.ndarray]]]:
+        """Those that failed first, so that what was tried again and came out is on top."""
+        results = sorted(
+            (result for _, result in Store(self.folder).results()),
+            key=lambda result: any(row["status"] != "failed" for row in result.rows),
+        )
+        yield from ((result.rows, result.arrays) for result in results)
+
+    def write(self, folder: Path) -> list[Path]:
+        """`table.csv`, `table.parquet` and `results.h5`, which has a group for every size of packings."""
+        import h5py
+
+        table, paths = self.table, [folder / name for name in ("table.csv", "table.parquet", "results.h5")]
+        with replacing(paths[0]) as file:
+            table.to_csv(file, index=False)
+        with replacing(paths[1]) as file:
+            table.to_parquet(file, index=False)
+        with replacing(paths[2]) as path, h5py.File(path, "w") as file:
+            file.attrs["study"] = self.study.model_dump_json()
+            for (n, dim), part in table.groupby(["n", "dim"]) if len(table) else []:
+                group = file.create_group(f"n{n}_d{dim}", track_order=True)
+                for name in part.columns:
+                    words = part[name].dtype == object or str(part[name].dtype).startswith("str")
+                    kind = h5py.string_dtype() if words else None
+                    group.create_dataset(f"table/{name.replace('/', '|')}", data=part[name].to_list(), dtype=kind)
+                for name, values in self._stacked(list(part["task"])).items():
+                    group[name] = values
+        return paths
+
+
+def load_study(folder: str | Path) -> StudyResults:
+    """The results of a study that `mdsens run` has left in a folder, finished or not.
+
+    **Raises** `InvalidInput` where there are none.
+    """
+    store = Store(Path(folder))
+    store.check_is_study()
+    return StudyResults(store.folder, read_study(store.folder / "study.toml"))

@@ -1,0 +1,125 @@
+"""On a cluster that SLURM runs: job arrays, through submitit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInput, MdsensError
+from .store import Store
+from .tasks import Batch
+from .workers import Outcome, Stop, places, run_local
+
+ATTEMPTS = 5
+"""How often batches are submitted whose jobs ended without a result."""
+
+POLL = 2.0
+
+
+class Share:
+    """The batches of one job. A job that is requeued, on preemption or shortly before its time is over, goes on with
+    those that are not finished.
+    """
+
+    def __init__(self, folder: Path, batches: Sequence[Batch], device: str, workers: int | None) -> None:
+        self.folder, self.batches, self.device, self.workers = folder, list(batches), device, workers
+
+    def __call__(self) -> int:
+        device, workers = places(self.device, self.workers)
+        finished = Store(self.folder).finished()
+        left = [batch for batch in self.batches if batch.id not in finished]
+        trouble = [each.message for each in run_local(self.folder, left, device, workers, Stop()) if each.trouble]
+        if trouble:
+            raise MdsensError(trouble[0])
+        return len(left)
+
+    def checkpoint(self) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def run_slurm(
+    folder: Path,
+    batches: Sequence[Batch],
+    device: str,
+    stop: Stop,
+    options: dict[str, Any],
+    jobs_at_most: int,
+    started: Callable[[list[Batch]], None],
+) -> Iterator[Outcome]:
+    """Submits what no job is at work on already, and waits. Where this process ends, the jobs go on.
+
+    **Raises** `InvalidInput` where submitit or SLURM is not there, `MdsensError` where jobs end without results.
+    """
+    store, left = Store(folder), {batch.id: batch for batch in batches}
+    for attempt in range(ATTEMPTS + 1):
+        underway = {id for ids in _underway(store).values() for id in ids}
+        missing = [batch for batch in left.values() if batch.id not in underway]
+        if missing and attempt == ATTEMPTS:
+            raise MdsensError(
+                f"{len(missing)} batches have no result after {ATTEMPTS} submissions; what their jobs said is in "
+                f"{folder}/slurm"
+            )
+        if missing:
+            _submit(store, missing, device, options, jobs_at_most)
+        while left and not stop.asked.is_set():
+            jobs = _underway(store)
+            for batch in _landed(store, list(left.values()), every_file=not jobs):
+                del left[batch.id]
+                failed = sum(row["status"] == "failed" for row in store.rows_of(batch))
+                yield Outcome(batch, len(batch.tasks) - failed, failed)
+            started([left[id] for ids in jobs.values() for id in ids if id in left])
+            if not jobs:
+                break
+            stop.asked.wait(POLL)
+        if stop.asked.is_set() or not left:
+            return
+
+
+def _landed(store: Store, batches: Sequence[Batch], every_file: bool) -> list[Batch]:
+    """Those of which there is a file; with `every_file` also those that were halved, whose files have other names."""
+    finished = store.finished()
+    rows = store.rows() if every_file else {}
+    return [each for each in batches if each.id in finished or all(task.id in rows for task in each.tasks)]
+
+
+def _submit(store: Store, batches: list[Batch], device: str, options: dict[str, Any], jobs_at_most: int) -> None:
+    try:
+        import submitit
+    except ImportError as error:
+        raise InvalidInput("the executor slurm needs submitit: pip install 'mdsens[slurm]'") from error
+    log = store.folder.absolute() / "slurm"
+    log.mkdir(exist_ok=True)
+    count = min(jobs_at_most, len(batches))
+    shares = [batches[k::count] for k in range(count)]
+    workers = options.get("cpus_per_task", 1) if device == "cpu" else None
+    try:
+        executor = submitit.SlurmExecutor(folder=log, max_num_timeout=1000)
+        executor.update_parameters(job_name="mdsens", array_parallelism=count, signal_delay_s=60, **options)
+        with executor.batch():
+            jobs = [executor.submit(Share(log.parent, share, device, workers)) for share in shares]
+    except (RuntimeError, OSError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InvalidInput(f"SLURM did not take the jobs: {reason}") from error
+    known = store.read_json("slurm/jobs.json") or {}
+    known |= {job.job_id: [batch.id for batch in share] for job, share in zip(jobs, shares, strict=True)}
+    store.write_json("slurm/jobs.json", known)
+
+
+def _underway(store: Store) -> dict[str, list[str]]:
+    """The batches of every job that SLURM still has, pending or running."""
+    known: dict[str, list[str]] = store.read_json("slurm/jobs.json") or {}
+    if not known:
+        return {}
+    arrays = sorted({job.partition("_")[0] for job in known})
+    alive: set[str] = set()
+    for array in arrays:
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--array", "--format=%i %T", "--jobs", array],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        alive |= {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    return {job: ids for job, ids in known.items() if job in alive}

@@ -1,0 +1,215 @@
+"""From a study to its tasks, and to batches of tasks of one shape: always the same ones for the same study."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInput
+from .study import Range, Study
+
+FORMAT = 1
+"""Of what a task's id is made from: a higher number computes everything anew."""
+
+BYTES_AT_ONCE = {"cpu": 1e9, "gpu": 2e10}
+"""That a batch may take, as far as can be told beforehand; when memory runs out all the same, it is halved."""
+
+MEMBERS_AT_ONCE = {"cpu": 64, "gpu": 4096}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One packing to relax, and what is wanted of it.
+
+    `varied` are the values of the parameters that vary; `shape`, of equal ones whole batches can be made.
+    """
+
+    id: str
+    varied: dict[str, float]
+    seed: int | None
+    system: dict[str, Any]
+    potential: dict[str, Any]
+    shape: tuple[Any, ...]
+    study: Study = field(repr=False)
+    folder: Path = field(repr=False, compare=False, default=Path())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tasks that are computed together; `size` is that of the whole batch, were some of its tasks done already."""
+
+    id: str
+    tasks: tuple[Task, ...]
+    size: int
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Of which something is compiled once."""
+        return (*self.tasks[0].shape, self.size)
+
+    def halves(self) -> list[Batch]:
+        middle = (len(self.tasks) + 1) // 2
+        return [batch_of(half, len(half)) for half in (self.tasks[:middle], self.tasks[middle:])]
+
+
+def batch_of(tasks: Sequence[Task], size: int) -> Batch:
+    return Batch(_digest([task.id for task in tasks]), tuple(tasks), size)
+
+
+def tasks_of(study: Study, folder: Path) -> list[Task]:
+    """Every task of a study, in order: parameters as in the file, the last one fastest, then seeds.
+
+    **Raises** `InvalidInput` where its files are not there, or cannot be read.
+    """
+    sources = list(_sources(study, folder))
+    shared = {key: getattr(study, key).model_dump() for key in ("relaxation", "compute", "keep")}
+    tasks = [
+        _task(study, folder, point, source, shared) for point in _points(study) for source in sources
+    ]  # fmt: skip
+    return list({task.id: task for task in tasks}.values())
+
+
+def batches_of(tasks: Sequence[Task], device: str) -> list[Batch]:
+    """Tasks of equal shapes in batches of nearly equal size; of every shape one first, so that workers do not all
+    compile the same.
+    """
+    shapes: dict[tuple[Any, ...], list[Task]] = {}
+    for task in tasks:
+        shapes.setdefault(task.shape, []).append(task)
+    found: list[tuple[bool, Batch]] = []
+    for members in shapes.values():
+        most = _at_once(members[0], device)
+        count = -(-len(members) // most)
+        size = -(-len(members) // count)
+        for k in range(count):
+            chosen = members[k * len(members) // count : (k + 1) * len(members) // count]
+            found.append((k > 0, batch_of(chosen, size)))
+    return [batch for _, batch in sorted(found, key=lambda each: each[0])]
+
+
+def _at_once(task: Task, device: str) -> int:
+    given = task.study.execution.batch_size
+    if given is not None:
+        return given
+    n, dim = task.shape[:2]
+    freedoms = min(n * dim, 1200)  # beyond, no dense matrices
+    bytes_each = 8.0 * (8.0 * freedoms**2 + 400.0 * n * dim)
+    return max(1, min(MEMBERS_AT_ONCE[device], int(BYTES_AT_ONCE[device] / bytes_each)))
+
+
+def _points(study: Study) -> Iterator[dict[str, float]]:
+    """The values of what varies, one combination after another."""
+    sweep, names = study.sweep, list(study.sweep.parameters)
+    if sweep.method == "grid":
+        for values in itertools.product(*(_grid(each) for each in sweep.parameters.values())):
+            yield dict(zip(names, values, strict=True))
+        return
+    if not names:
+        yield {}
+        return
+    for fractions in _samples(study):
+        ranges = [each for each in sweep.parameters.values() if isinstance(each, Range)]
+        yield {name: each.at(u) for name, each, u in zip(names, ranges, fractions, strict=True)}
+
+
+def _grid(varied: Range | list[float]) -> list[float]:
+    if not isinstance(varied, Range):
+        return varied
+    assert varied.count is not None
+    return [varied.at(k / max(1, varied.count - 1)) for k in range(varied.count)]
+
+
+def _samples(study: Study) -> list[list[float]]:
+    """In the unit cube: pseudo-random, or a scrambled sequence of Sobol' (Owen 1998)."""
+    import warnings
+
+    import numpy as np
+
+    sweep = study.sweep
+    shape, generator = (sweep.samples or 0, len(sweep.parameters)), np.random.default_rng(sweep.seed)
+    if sweep.method == "random":
+        return generator.uniform(size=shape).tolist()
+    from scipy.stats import qmc
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # any number of samples is welcome, not powers of two alone
+        return qmc.Sobol(shape[1], rng=generator).random(shape[0]).tolist()
+
+
+def _sources(study: Study, folder: Path) -> Iterator[dict[str, Any]]:
+    """Where packings come from: a seed, or a file."""
+    if study.system.files is None:
+        yield from ({"seed": seed} for seed in study.every_seed)
+        return
+    root = folder.resolve()
+    for pattern in study.system.files:
+        paths = sorted(path for path in root.glob(pattern) if path.is_file())
+        if not paths:
+            raise InvalidInput(f"system.files: there is no file {pattern} in {folder}")
+        for path in paths:
+            if not path.resolve().is_relative_to(root):
+                raise InvalidInput(f"system.files: {path} leads out of {folder}")
+            yield _file(study, path, path.relative_to(root).as_posix())
+
+
+def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
+    from ..io import read
+
+    system = read(path, diameters=study.system.diameters, dim=study.system.dim if _dim_given(study) else None)
+    kinds = int(system.species.max()) + 1
+    for known in [*study.sweep.parameters, *study.compute.response]:
+        if known.startswith("species-diameter:") and int(known.partition(":")[2]) >= kinds:
+            raise InvalidInput(f"{name} has {kinds} species, from 0 on: there is no {known} in it")
+    return {
+        "file": name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "shape": (system.n, system.dim, system.periodic),
+    }
+
+
+def _dim_given(study: Study) -> bool:
+    return "dim" in study.system.model_fields_set
+
+
+def _task(
+    study: Study, folder: Path, point: dict[str, float], source: dict[str, Any], shared: dict[str, Any]
+) -> Task:  # fmt: skip
+    varied = {name: int(value) if name == "n" else value for name, value in point.items()}
+    kinds = {name: value for name, value in varied.items() if name.startswith("species-diameter:")}
+    potential = {
+        "name": study.potential.name,
+        **study.potential.parameters,
+        **{name: value for name, value in varied.items() if name in study.potential.offered},
+    }
+    if "file" in source:
+        system = {key: source[key] for key in ("file", "sha256")}
+        system |= {"diameters": study.system.diameters, "dim": study.system.dim if _dim_given(study) else None}
+        system |= kinds
+        n, dim, periodic = source["shape"]
+    else:
+        sizes = [kinds.get(f"species-diameter:{k}", size) for k, size in enumerate(study.system.sizes)]
+        n, dim, periodic = varied.get("n", study.system.n), study.system.dim, True
+        fraction = varied.get("packing_fraction", study.system.packing_fraction)
+        system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}
+    relaxation = shared["relaxation"] | {name: varied[name] for name in ("pressure",) if name in varied}
+    content = {**shared, "relaxation": relaxation, "system": system, "potential": potential, "format": FORMAT}
+    matrices = tuple(len(value) if isinstance(value, list) else 0 for value in potential.values())
+    return Task(
+        id=_digest(content),
+        varied=varied,
+        seed=source.get("seed"),
+        system=system,
+        potential=potential,
+        shape=(n, dim, periodic, matrices),
+        study=study,
+        folder=folder,
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
