@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from . import implicit
 from .cholesky import where_positive
-from .contacts import Standing, standing
+from .contacts import Standing
 from .curvature import Curvature, lowest_curvature
 from .errors import SolveFailed
-from .hessian import Hessian, gradient, hessian
-from .linear_solvers import DENSE_UP_TO, projected, spectral_cut
+from .hessian import Hessian, gradient
+from .linear_solvers import DENSE_UP_TO, PseudoInverse, projected, spectral_cut
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
-from .zero_modes import ZeroModes, known_zero_modes
+from .zero_modes import ZeroModes
 
 if TYPE_CHECKING:
     from .relaxation import Equilibrium
@@ -170,34 +168,22 @@ def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
     """The certificate of an equilibrium; concrete arrays only."""
     equilibrium = equilibrium.frozen
     system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.neighbors
-    found = _evidence(potential, system, neighbors, equilibrium.curvature, equilibrium.max_force)
+    found = _seen(potential, system, neighbors, equilibrium.curvature, equilibrium.max_force, equilibrium.rule)
     more: dict[str, Any] = {}
     if thorough:
         newton = _newton(found.matrix, found.modes, gradient(potential, system, neighbors), equilibrium.rule.solver)
         more = {key: float(value) for key, value in newton.items()}
-    return _certificate(equilibrium, found, neighbors, thorough, more)
+    return certificate_of(equilibrium, found, neighbors, thorough, more)
 
 
-def certify_ensemble(equilibria: Equilibrium) -> list[Certificate]:
-    """The certificates of an ensemble, whose arrays have a leading axis [m]; computed together."""
-    equilibria = equilibria.frozen
-    found = jax.device_get(_evidence_of_all(equilibria))
-    members, close = jax.device_get((equilibria, equilibria.close))
-    pick = [functools.partial(jax.tree.map, lambda leaf, k=k: leaf[k]) for k in range(len(members.energy))]
-    return [_certificate(at(members), at(found), at(close), False, {}) for at in pick]
-
-
-@eqx.filter_jit
-def _evidence_of_all(equilibria: Equilibrium) -> _Evidence:
-    def one(rest: Equilibrium) -> _Evidence:
-        return _evidence(rest.potential, rest.system, rest.close, rest.curvature, rest.max_force)
-
-    return jax.vmap(one)(equilibria)
-
-
-def _certificate(
-    equilibrium: Equilibrium, found: _Evidence, neighbors: Neighbors, thorough: bool, more: dict[str, Any]
+def certificate_of(
+    equilibrium: Equilibrium,
+    found: Evidence,
+    neighbors: Neighbors,
+    thorough: bool = False,
+    more: dict[str, Any] | None = None,
 ) -> Certificate:
+    """The certificate that evidence on these pairs makes."""
     facts = _spectrum(found, equilibrium.rule, thorough) | _contacts(
         found, equilibrium.potential, equilibrium.system.dim
     )
@@ -217,13 +203,13 @@ def _certificate(
         pressure_error=None if equilibrium.pressure_error is None else float(equilibrium.pressure_error),
         marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in marginal),
         **facts,
-        **more,
+        **(more or {}),
     )
 
 
-class _Evidence(eqx.Module):
+class Evidence(eqx.Module):
     """What the device finds out, of all that is held: `zero` of the known zero modes, and the size of an eigenvalue
-    that is `noise`; in small systems the matrix of P H P (`dense`), in others `bounds` for its eigenvalues.
+    that is `noise`; in small systems all `curvatures`, in others `bounds` for them.
     """
 
     standing: Standing
@@ -234,21 +220,31 @@ class _Evidence(eqx.Module):
     zero: Array
     noise: Float[Array, ""]
     rounding: Float[Array, ""]
-    dense: Float[Array, "k k"] | None
+    curvatures: Float[Array, " k"] | None
     bounds: Curvature | None
     contacts: dict[str, Array] | None
 
 
 @eqx.filter_jit
-def _evidence(
-    potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""], max_force: Float[Array, ""]
-) -> _Evidence:
-    found = standing(potential, system, neighbors, softest)
-    backbone = neighbors.only(~found.rattlers)
-    modes, matrix = known_zero_modes(potential, system, backbone, found.rattlers), hessian(potential, system, backbone)
-    contacts = None
+def _seen(
+    potential: Potential,
+    system: System,
+    neighbors: Neighbors,
+    softest: Float[Array, ""],
+    max_force: Float[Array, ""],
+    rule: implicit.Rule,
+) -> Evidence:
+    held = implicit.hold(system, potential, neighbors, rule, softest)
+    return evidence(potential, system, neighbors, max_force, held)
+
+
+def evidence(
+    potential: Potential, system: System, neighbors: Neighbors, max_force: Float[Array, ""], held: implicit.Held
+) -> Evidence:
+    """Traced: what a certificate says, given what holds the system."""
+    modes, contacts = held.modes, None
     if isinstance(potential, PairPotential):
-        pairs = potential.pairs(system, backbone)
+        pairs = potential.pairs(system, held.backbone)
         contacts = {
             "touching": pairs.interacts,
             "listed": pairs.listed,
@@ -256,26 +252,34 @@ def _evidence(
             "force": pairs.force,
         }
     small = system.positions.size <= DENSE_UP_TO
-    return _Evidence(
-        found,
+    return Evidence(
+        held.standing,
         modes,
-        matrix,
+        held.matrix,
         translations=modes.translations,
         rotations=modes.rotations,
         zero=modes.count,
         noise=10.0 * max_force / jnp.mean(system.diameters),
         rounding=1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system),
-        dense=projected(matrix, modes) if small else None,
+        curvatures=_curvatures(held) if small else None,
         bounds=None if small else lowest_curvature(potential, system, neighbors, max_force),
         contacts=contacts,
     )
 
 
-def _spectrum(found: _Evidence, rule: implicit.Rule, thorough: bool) -> dict[str, Any]:
+def _curvatures(held: implicit.Held) -> Float[Array, " k"]:
+    """The eigenvalues of P H P, rising."""
+    solver = held.solver
+    if isinstance(solver, PseudoInverse) and solver.known is not None:
+        return solver.known[0]
+    return jnp.linalg.eigvalsh(projected(held.matrix, held.modes))
+
+
+def _spectrum(found: Evidence, rule: implicit.Rule, thorough: bool) -> dict[str, Any]:
     """Curvatures and the number of zero modes: by a dense matrix, or bounds by Lanczos' method."""
     known = int(found.zero)
-    if found.dense is not None:
-        curvatures = np.linalg.eigvalsh(np.asarray(found.dense))
+    if found.curvatures is not None:
+        curvatures = np.asarray(found.curvatures)
         cut = float(spectral_cut(jnp.asarray(curvatures))) + float(found.rounding)
         positive = curvatures[curvatures > cut]
         ends = (float(positive[0]), float(positive[-1])) if len(positive) else None
@@ -340,7 +344,7 @@ def _newton(matrix: Hessian, modes: ZeroModes, forces: Float[Array, "n d"], solv
     }
 
 
-def _contacts(found: _Evidence, potential: Potential, d: int) -> dict[str, float | None]:
+def _contacts(found: Evidence, potential: Potential, d: int) -> dict[str, float | None]:
     """Numbers of the contact network, of the particles that are no rattlers."""
     nothing = dict.fromkeys(("force_scale", "contact_number", "isostatic", "smallest_overlap", "smallest_gap"))
     if found.contacts is None:

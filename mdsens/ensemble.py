@@ -17,7 +17,7 @@ from . import neighbors, validation
 from .curvature import Curvature, lowest_curvature
 from .errors import InvalidInput
 from .neighbors import AllPairs, NeighborList, Neighbors
-from .potentials import Potential
+from .potentials import PairPotential, Potential
 from .relaxation import MOST_ESCAPES, Descent, End, Equilibrium, Relaxation, descend, limits, off_the_saddle, start_at
 from .system import System, is_concrete
 
@@ -71,6 +71,8 @@ def relax_ensemble(
     k = _densest(here.system)
     kind = relax.neighbors or neighbors.automatic(here.potential_of(k), here.system_of(k), ALL_PAIRS_UP_TO, size)
     end, curvature, escapes = _at_rest(relax, _roomy(kind, here), here, at_once, devices or jax.devices()[:1])
+    close = _near_touching(here.at(end.positions), end.neighbors)
+    end = End(end.positions, close, end.max_force, end.steps)
     return _equilibria(dataclasses.replace(relax, progress=None), members, end, curvature, escapes)
 
 
@@ -291,6 +293,21 @@ def _looked_at(kind: AllPairs | NeighborList, members: _Members, run: _Run) -> t
         return end, lowest_curvature(member.potential, member.system, list_, run.max_force)
 
     return jax.vmap(one, (members.axes, 0))(members, run)
+
+
+def _near_touching(members: _Members, close: Neighbors) -> Neighbors:
+    if not isinstance(members.potential, PairPotential):
+        return close
+    return neighbors.only_chosen(close, np.asarray(_which_near(members, close)), members.system.positions.shape[1])
+
+
+@eqx.filter_jit
+def _which_near(members: _Members, close: Neighbors) -> Bool[Array, "m p"]:
+    def one(member: _Members, close: Neighbors) -> Bool[Array, " p"]:
+        assert isinstance(member.potential, PairPotential)
+        return neighbors.are_near_touching(close, member.potential, member.system)
+
+    return jax.vmap(one, (members.axes, 0))(members, close)
 
 
 @eqx.filter_jit

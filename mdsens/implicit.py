@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import linear_solvers, strain
-from .contacts import standing
+from .contacts import Standing, standing
 from .errors import NotDifferentiable, NotRigid
 from .hessian import Hessian, gradient, hessian
 from .neighbors import Neighbors
@@ -157,21 +157,54 @@ def enthalpy_stiffness(
     return each @ relaxed @ each.T + pressure * system.volume * of_volume
 
 
+class Held(eqx.Module):
+    """What holds a system at rest, seen once for many derivatives: which particles are loose, the pairs of the others,
+    their Hessian and its zero modes, and the solver.
+    """
+
+    standing: Standing
+    backbone: Neighbors
+    matrix: Hessian
+    modes: ZeroModes
+    solver: lx.AbstractLinearSolver
+
+    def solve(self, b: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return solve(self.matrix, self.modes, b, self.solver)
+
+    def decomposed(self) -> Held:
+        """With the eigenvectors of a dense Hessian computed, to be used again and again."""
+        solver = linear_solvers.decomposed(self.solver, self.matrix, self.modes)
+        return Held(self.standing, self.backbone, self.matrix, self.modes, solver)
+
+
+def hold(
+    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
+) -> Held:  # fmt: skip
+    """What holds a system at rest."""
+    found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
+    backbone = neighbors.only(~found.rattlers)
+    modes = known_zero_modes(potential, system, backbone, found.rattlers)
+    return Held(found, backbone, hessian(potential, system, backbone), modes, rule.solver)
+
+
 @eqx.filter_jit
 def strain_stiffness(
-    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
+    system: System,
+    potential: Potential,
+    neighbors: Neighbors,
+    rule: Rule,
+    softest: Float[Array, ""],
+    held: Held | None = None,
 ) -> tuple[Float[Array, "m m"], Float[Array, "m m"]]:
     """∂²E/∂ε² for the basis of symmetric strains, at rest: with the particles relaxing, and following affinely.
 
-    NaN where a contact is within rounding of touching and that is refused.
+    NaN where a contact is within rounding of touching and that is refused. `held`, if it is known already.
     """
-    found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
-    backbone = neighbors.only(~found.rattlers)
-    affine, coupling = strain.second(potential, system, backbone)
-    matrix, modes = hessian(potential, system, backbone), known_zero_modes(potential, system, backbone, found.rattlers)
-    relaxing = jax.vmap(lambda b: solve(matrix, modes, b, rule.solver), -1, -1)(coupling)
+    held = hold(system, potential, neighbors, rule, softest) if held is None else held
+    affine, coupling = strain.second(potential, system, held.backbone)
+    relaxing = jax.vmap(held.solve, -1, -1)(coupling)
     relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
-    sound = jnp.where(found.differentiable | rule.one_sided | (not rule.strict), 1.0, jnp.nan)
+    sound = jnp.where(held.standing.differentiable | rule.one_sided | (not rule.strict), 1.0, jnp.nan)
     return 0.5 * (relaxed + relaxed.T) * sound, affine * sound
 
 
@@ -219,21 +252,24 @@ def _response(
     rule: Rule,
     softest: Float[Array, ""],
 ) -> Float[Array, "n d"]:
+    return response(hold(system, potential, neighbors, rule, softest), system, potential, change, rule)
+
+
+def response(
+    held: Held, system: System, potential: Potential, change: tuple[Any, Any], rule: Rule
+) -> Float[Array, "n d"]:
     """dx along a change of (system, potential); NaN where it is refused."""
-    found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
-    loose, defined = found.rattlers, found.rigid & (found.differentiable | rule.one_sided)
+    found = held.standing
+    defined = found.rigid & (found.differentiable | rule.one_sided)
     sound = jnp.where(defined | (not rule.strict), 1.0, jnp.nan).astype(system.positions.dtype)
     change = jax.tree.map(lambda t: t * sound, change)
-    backbone = neighbors.only(~loose)
 
     def slope(system: System, potential: Potential, neighbors: Neighbors) -> Float[Array, "n d"]:
         return gradient(potential, system, neighbors)
 
-    push = _along(slope, system, potential, change, backbone)
-    matrix = hessian(potential, system, backbone)
-    relaxing = solve(matrix, known_zero_modes(potential, system, backbone, loose), push, rule.solver)
+    push = _along(slope, system, potential, change, held.backbone)
     tie = sum((0.0 * jnp.sum(t) for t in jax.tree.leaves(change)), jnp.zeros((), push.dtype))  # so that NaN reaches all
-    return (_affine(system, change[0]) - relaxing) * sound + tie
+    return (_affine(system, change[0]) - held.solve(push)) * sound + tie
 
 
 def solve(

@@ -45,11 +45,13 @@ class PseudoInverse(SymmetricSolver):
     """The minimum-norm solution with a symmetric matrix, by its eigenvectors; finds every zero mode.
 
     Where an eigenvalue lies so little below the cut that it may be a soft mode as well as a zero mode,
-    the answer is NaN.
+    the answer is NaN. `known` are the eigenvalues and eigenvectors of P H P, where they are known already.
     """
 
+    known: tuple[Float[Array, " k"], Float[Array, "k k"]] | None = None
+
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> tuple[Array, Array]:
-        eigenvalues, vectors = jnp.linalg.eigh(operator.as_matrix())
+        eigenvalues, vectors = jnp.linalg.eigh(operator.as_matrix()) if self.known is None else self.known
         cut, size = spectral_cut(eigenvalues), jnp.abs(eigenvalues)
         unclear = jnp.any((size <= cut) & (size > DARK_FROM * cut))
         inverse = jnp.where(size > cut, 1.0 / jnp.where(size > cut, eigenvalues, 1.0), 0.0)
@@ -255,16 +257,28 @@ def _orthogonal(x: Displacements, null: Displacements) -> Displacements:
 
 def projected(hessian: Hessian, zero_modes: ZeroModes) -> Float[Array, "k k"]:
     """The matrix of P H P."""
-    return _deflated(hessian, zero_modes, jnp.zeros((), zero_modes.rigid.dtype))
+    n, d = zero_modes.rigid.shape[1:]
+
+    def rows_projected(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
+        return jax.vmap(zero_modes.project)(matrix.reshape(n * d, n, d)).reshape(n * d, n * d)
+
+    return rows_projected(rows_projected(hessian.dense().reshape(n * d, n * d)).T)
 
 
 def _deflated(hessian: Hessian, zero_modes: ZeroModes, shift: Float[Array, ""]) -> Float[Array, "k k"]:
     """The matrix of P H P + shift (1 - P)."""
     n, d = zero_modes.rigid.shape[1:]
-    matrix = hessian.dense().reshape(n * d, n * d)
-    identity = jnp.eye(n * d, dtype=matrix.dtype)
+    identity = jnp.eye(n * d, dtype=shift.dtype)
     kept = jax.vmap(zero_modes.project)(identity.reshape(n * d, n, d)).reshape(n * d, n * d)
-    return kept @ matrix @ kept + shift * (identity - kept)
+    return projected(hessian, zero_modes) + shift * (identity - kept)
 
 
-__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "cholesky", "dense", "gmres", "minres"]
+def decomposed(solver: lx.AbstractLinearSolver, hessian: Hessian, zero_modes: ZeroModes) -> lx.AbstractLinearSolver:
+    """The solver for many right-hand sides, one after another: eigenvectors are computed once."""
+    if not isinstance(solver, PseudoInverse):
+        return solver
+    eigenvalues, vectors = jnp.linalg.eigh(projected(hessian, zero_modes))
+    return PseudoInverse((eigenvalues, vectors))
+
+
+__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "cholesky", "decomposed", "dense", "gmres", "minres"]

@@ -253,21 +253,36 @@ def near_touching(neighbors: Neighbors, potential: Potential, system: System) ->
     """
     if not isinstance(potential, PairPotential):
         return neighbors
-    chosen = np.flatnonzero(np.asarray(_near_touching(neighbors, potential, system)))
-    classes = 1 if isinstance(neighbors.kind, AllPairs) else 8  # in large systems numbers vary little
-    each = max(1.0, 1.05 * chosen.size / system.n)
-    room = math.ceil(system.n * 2.0 ** (math.ceil(classes * math.log2(each)) / classes))
-    if room >= neighbors.i.size or bool(neighbors.overflow):
+    return only_chosen(neighbors, np.asarray(are_near_touching(neighbors, potential, system)), system.n)
+
+
+def only_chosen(neighbors: Neighbors, chosen: np.ndarray, n: int) -> Neighbors:
+    """The chosen pairs [p], or of each member of an ensemble [m, p], in as many slots as the fullest needs and some."""
+    classes = (
+        1 if isinstance(neighbors.kind, AllPairs) or chosen.ndim > 1 else 8
+    )  # in large systems numbers vary little
+    counts = np.sum(chosen, axis=-1, dtype=np.int32)
+    each = max(1.0, 1.05 * int(np.max(counts)) / n)
+    room = math.ceil(n * 2.0 ** (math.ceil(classes * math.log2(each)) / classes))
+    if room >= chosen.shape[-1] or np.any(neighbors.overflow):
         return neighbors
-    slots = np.concatenate([chosen, np.zeros(room - chosen.size, chosen.dtype)])
-    kept = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[slots]), (neighbors.i, neighbors.j, neighbors.shift))
+    slots = np.argsort(~chosen, axis=-1, kind="stable")[..., :room]
+
+    def kept(leaf: Array | None) -> Array | None:
+        if leaf is None:
+            return None
+        if leaf.ndim > slots.ndim:
+            return jnp.asarray(np.take_along_axis(np.asarray(leaf), slots[..., None], slots.ndim - 1))
+        return jnp.asarray(np.take_along_axis(np.asarray(leaf), slots, -1))
+
     names = lambda nb: (nb.i, nb.j, nb.shift, nb.valid, nb.found)  # noqa: E731
-    valid, found = jnp.asarray(np.arange(room) < chosen.size), jnp.asarray(chosen.size, jnp.int32)
-    return eqx.tree_at(names, neighbors, (*kept, valid, found), is_leaf=lambda leaf: leaf is None)
+    valid, found = jnp.asarray(np.arange(room) < counts), jnp.asarray(counts[..., 0], jnp.int32)
+    changed = kept(neighbors.i), kept(neighbors.j), kept(neighbors.shift), valid, found
+    return eqx.tree_at(names, neighbors, changed, is_leaf=lambda leaf: leaf is None)
 
 
 @eqx.filter_jit
-def _near_touching(neighbors: Neighbors, potential: PairPotential, system: System) -> Bool[Array, " p"]:
+def are_near_touching(neighbors: Neighbors, potential: PairPotential, system: System) -> Bool[Array, " p"]:
     pairs = potential.pairs(system, neighbors)
     return neighbors.valid & ~(pairs.gap > 0.05 * pairs.cutoff)
 

@@ -21,7 +21,7 @@ from .parameters import check_name, parameter_value, with_parameter
 from .potentials import PairPotential, Potential
 from .relaxation import Equilibrium, Pending
 from .system import System, reciprocal
-from .zero_modes import known_zero_modes, rattlers
+from .zero_modes import ZeroModes, known_zero_modes, rattlers
 
 COLUMNS_AT_ONCE = 128
 
@@ -105,7 +105,7 @@ def sensitivity(
             progress(first + len(directions), len(basis))
     columns, residuals, null_parts, pushes = (np.concatenate(parts) for parts in found)
     least = float(_least_push(potential, system, value))
-    result = _judged(wrt, np.asarray(value), columns, residuals, null_parts, max(float(np.max(pushes)), least))
+    result = judged(wrt, np.asarray(value), columns, residuals, null_parts, max(float(np.max(pushes)), least))
     if not result.sound:
         raise SolveFailed(
             f"the linear solve for the response to {wrt} cannot be trusted: it did not converge, or the packing has "
@@ -115,31 +115,34 @@ def sensitivity(
     return result
 
 
-def sensitivity_of_ensemble(equilibria: Equilibrium, wrt: str) -> list[Sensitivity]:
-    """The responses of an ensemble to `wrt`, computed together; in fixed cells. Those that are refused are NaN, and
-    where a linear solve cannot be trusted the result is not `sound`.
-    """
-    found = jax.device_get(_columns_of_all(wrt, equilibria.frozen))
-    return [_judged(wrt, *(leaf[k] for leaf in found)) for k in range(len(found[0]))]
+def sensitivity_columns(equilibrium: Equilibrium, wrt: str, held: implicit.Held) -> tuple[Array, ...]:
+    """What `judged` wants, traced, of an equilibrium in a fixed cell: one of many under `vmap`, given what holds it."""
+    potential, system, rule = equilibrium.potential, equilibrium.system, equilibrium.rule
+    value = parameter_value(wrt, potential, system)
+
+    def at_rest(value: Array) -> tuple[Potential, System]:
+        return with_parameter(wrt, value, potential, system)
+
+    def moves(change: Array) -> tuple[Array, Array | None]:
+        to_potential, to_system = eqx.filter_jvp(at_rest, (value,), (change,))[1]
+        return implicit.response(held, system, potential, (to_system, to_potential), rule), to_system.box
+
+    directions = jnp.eye(max(1, value.size), dtype=value.dtype)
+    columns, residuals, null_parts, pushes = _along_columns(
+        wrt, potential, system, equilibrium.close, held.backbone, held.modes, moves, directions
+    )
+    return value, columns, residuals, null_parts, jnp.maximum(jnp.max(pushes), _least_push(potential, system, value))
 
 
-@eqx.filter_jit
-def _columns_of_all(wrt: str, equilibria: Equilibrium) -> tuple[Array, ...]:
-    def one(rest: Equilibrium) -> tuple[Array, ...]:
-        potential, system = rest.potential, rest.system
-        value = parameter_value(wrt, potential, system)
-        directions = jnp.eye(max(1, value.size), dtype=value.dtype)
-        args = wrt, potential, system, rest.close, rest.rule, rest.curvature, None, directions
-        columns, residuals, null_parts, pushes = _columns(*args)
-        scale = jnp.maximum(jnp.max(pushes), _least_push(potential, system, value))
-        return value, columns, residuals, null_parts, scale
-
-    return jax.vmap(one)(equilibria)
-
-
-def _judged(
-    wrt: str, value: np.ndarray, columns: np.ndarray, residuals: np.ndarray, null_parts: np.ndarray, scale: float
+def judged(
+    wrt: str,
+    value: np.ndarray,
+    columns: np.ndarray,
+    residuals: np.ndarray,
+    null_parts: np.ndarray,
+    scale: float | np.ndarray,
 ) -> Sensitivity:
+    """A response from its columns, and how far the linear solves can be trusted."""
     response = np.moveaxis(columns, 0, -1)
     return Sensitivity(
         wrt=wrt,
@@ -196,10 +199,7 @@ def _columns(
     pressure: Float[Array, ""] | None,
     directions: Float[Array, "c k"],
 ) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
-    """The response along each direction of a parameter.
-
-    With it what is left of the forces' change, the part of that change in the null space, and its size before.
-    """
+    """The response along each direction of a parameter, with `_along_columns`' evidence."""
     value = parameter_value(name, potential, system)
     loose = rattlers(potential, system, neighbors)
     backbone = neighbors.only(~loose)
@@ -210,15 +210,37 @@ def _columns(
         here = Pending(moved, other, neighbors, rule, softest, pressure).ask()
         return here.positions, here.box
 
+    def moves(change: Array) -> tuple[Array, Array | None]:
+        return jax.jvp(at_rest, (value,), (change,))[1]
+
+    return _along_columns(name, potential, system, neighbors, backbone, modes, moves, directions)
+
+
+def _along_columns(
+    name: str,
+    potential: Potential,
+    system: System,
+    neighbors: Neighbors,
+    backbone: Neighbors,
+    modes: ZeroModes,
+    moves: Callable[[Array], tuple[Array, Array | None]],
+    directions: Float[Array, "c k"],
+) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
+    """The motion of particles and cell along each direction, with what is left of the forces' change, the part of that
+    change in the null space, and its size before.
+    """
+    value = parameter_value(name, potential, system)
+
     def slope(x: Array, box: Array | None, value: Array, pairs: Neighbors = backbone) -> Array:
         other, moved = with_parameter(name, value, potential, system)
         return gradient(other, moved.replace(positions=x, box=box), pairs)
 
     def column(direction: Array) -> tuple[Array, Array, Array, Array]:
         change = direction.reshape(value.shape)
-        response, strained = jax.jvp(at_rest, (value,), (change,))[1]
+        response, strained = moves(change)
         affine = jnp.zeros_like(response)
         if system.box is not None:
+            strained = jnp.zeros_like(system.box) if strained is None else strained
             affine = system.positions @ reciprocal(system.box) @ strained
         here = system.positions, system.box, value
         left, push = (jax.jvp(slope, here, (move, strained, change))[1] for move in (response, affine))

@@ -232,10 +232,10 @@ def _estimate(todo: Plan, execution: Execution) -> None:
 
 
 def _trial(todo: Plan, shape: tuple[int, int]) -> tuple[Batch, Batch]:
-    tasks = [task for task in todo.tasks if task.shape[:2] == shape]
-    tasks = [task for task in tasks if task.shape == tasks[0].shape]
-    size = min(TRIAL, len(tasks))
-    return batch_of(tasks[:size], size), batch_of(tasks[-size:], size)
+    whole = next(batch for batch in todo.batches if batch.tasks[0].shape[:2] == shape)
+    size = min(TRIAL, len(whole.tasks))
+    first, second = (batch_of(tasks, size, whole.fullest) for tasks in (whole.tasks[:size], whole.tasks[-size:]))
+    return first, second
 
 
 def _nearest(shape: tuple[int, int], seconds: dict[tuple[int, int], float]) -> float:

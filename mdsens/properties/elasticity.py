@@ -71,10 +71,12 @@ def poisson_ratio(equilibrium: Equilibrium) -> Float[Array, ""]:
     return isotropic_moduli(equilibrium)["poisson_ratio"]
 
 
-def isotropic_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
-    """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations."""
+def isotropic_moduli(equilibrium: Equilibrium, held: implicit.Held | None = None) -> dict[str, Float[Array, ""]]:
+    """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations; `held` is what
+    holds the equilibrium, if it is known already.
+    """
     d = equilibrium.system.dim
-    tensor, p = elastic_tensor(equilibrium), pressure(equilibrium)
+    tensor, p = _tensors(equilibrium, held)[0], pressure(equilibrium)
     bulk, shear = _bulk_modulus(tensor, p), _shear_modulus(tensor, p)
     stiff = d * (d - 1) * bulk + 2.0 * shear
     return {
@@ -96,7 +98,7 @@ def _shear_modulus(tensor: Tensor, p: Float[Array, ""]) -> Float[Array, ""]:
     return (jnp.einsum("abab->", tensor) - jnp.einsum("aabb->", tensor) / d) / ((d - 1) * (d + 2)) - 0.5 * p
 
 
-def _tensors(equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
+def _tensors(equilibrium: Equilibrium, held: implicit.Held | None = None) -> tuple[Tensor, Tensor]:
     equilibrium.check_seen()
     system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.close
     rule, softest = equilibrium.rule, equilibrium.curvature
@@ -104,7 +106,7 @@ def _tensors(equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
         raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
     implicit.refuse(system, potential, neighbors, rule, softest, even_loose=False)
     with where_positive():
-        found = _elastic_tensors(potential, system, neighbors, softest, rule)
+        found = _elastic_tensors(potential, system, neighbors, softest, rule, held)
         if is_concrete(found):
             jax.block_until_ready(found)
     if rule.strict and is_concrete(found) and not np.isfinite(found[0]).all():
@@ -118,10 +120,15 @@ def _tensors(equilibrium: Equilibrium) -> tuple[Tensor, Tensor]:
 
 @eqx.filter_jit
 def _elastic_tensors(
-    potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""], rule: implicit.Rule
+    potential: Potential,
+    system: System,
+    neighbors: Neighbors,
+    softest: Float[Array, ""],
+    rule: implicit.Rule,
+    held: implicit.Held | None,
 ) -> tuple[Tensor, Tensor]:
     """The relaxed tensor and the affine one."""
     place = symmetric_strains(system.dim)[1]
-    relaxed, affine = implicit.strain_stiffness(system, potential, neighbors, rule, softest)
+    relaxed, affine = implicit.strain_stiffness(system, potential, neighbors, rule, softest, held)
     total, born = ((k / system.volume)[place[:, :, None, None], place] for k in (relaxed, affine))
     return total, born

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import InvalidInput
+from ..implicit import Held
 from ..potentials import PairPotential
 from ..relaxation import Equilibrium
 from . import elasticity, state
@@ -25,13 +26,14 @@ NAMED = (*OF_A_STATE, *MODULI)
 """The properties that are one number."""
 
 
-def measured(equilibrium: Equilibrium, names: Iterable[str]) -> Float[Array, " m"]:
-    """Properties by name, in one vector; the elastic tensor is computed once.
+def measured(equilibrium: Equilibrium, names: Iterable[str], held: Held | None = None) -> Float[Array, " m"]:
+    """Properties by name, in one vector; the elastic tensor is computed once, and what holds the equilibrium not at all
+    if it is given.
 
     **Raises** `InvalidInput`, with the names there are, for one that is none of them, and what the properties raise.
     """
     names = check_properties(names)
-    moduli = elasticity.isotropic_moduli(equilibrium) if set(names) & set(MODULI) else {}
+    moduli = elasticity.isotropic_moduli(equilibrium, held) if set(names) & set(MODULI) else {}
     values = [moduli[name] if name in MODULI else OF_A_STATE[name](equilibrium) for name in names]
     return jnp.stack([jnp.asarray(value, equilibrium.max_force.dtype) for value in values])
 

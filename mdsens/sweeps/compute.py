@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from .. import minimizers, potentials, validation
-from ..certificate import Certificate, certify_ensemble
-from ..contacts import standing
-from ..ensemble import relax_ensemble
+from .. import implicit, minimizers, potentials, validation
+from ..certificate import Certificate, Evidence, certificate_of, evidence
+from ..contacts import Standing
+from ..ensemble import ALL_PAIRS_UP_TO, relax_ensemble
 from ..errors import InvalidInput, MdsensError
 from ..io import read
+from ..neighbors import AllPairs, NeighborList, automatic
 from ..packings import random_packing
 from ..parameters import parameter_value, with_parameter
 from ..properties import measured
 from ..relaxation import Equilibrium, Relaxation
-from ..response import Sensitivity, sensitivity, sensitivity_of_ensemble
+from ..response import Sensitivity, judged, sensitivity, sensitivity_columns
 from ..system import System
 from .tasks import Batch, Task
 
@@ -74,7 +75,7 @@ def compute(batch: Batch) -> list[Found]:
             found[task.id] = Found()
             found[task.id].failed(type(error).__name__, str(error))
     together = ready and all(_joins(*each) for each in ready)
-    results = _together(ready, batch.size) if together else [alone(*each) for each in ready]
+    results = _together(ready, batch) if together else [alone(*each) for each in ready]
     found |= {task.id: each for (task, _, _), each in zip(ready, results, strict=True)}
     return [found[task.id] for task in batch.tasks]
 
@@ -113,26 +114,24 @@ def _joins(task: Task, potential: potentials.PairPotential, system: System) -> b
 
 @eqx.filter_jit
 def _nearest_suffices(potential: potentials.PairPotential, system: System) -> Bool[Array, ""]:
-    from ..neighbors import AllPairs
-
     return AllPairs().fits(potential, system)
 
 
-def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], size: int) -> list[Found]:
+def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], batch: Batch) -> list[Found]:
     """A batch of fewer tasks than it was planned for is filled up with copies, so that its shapes are the same."""
-    filled = [ready[k % len(ready)] for k in range(max(size, len(ready)))]
+    filled = [ready[k % len(ready)] for k in range(max(batch.size, len(ready)))]
     task = filled[0][0]
     relaxation, wanted = relaxation_of(task), task.study.compute
+    if batch.fullest is not None:
+        relaxation = dataclasses.replace(relaxation, neighbors=_roomy(*filled[0][1:], batch.fullest, len(filled)))
     same = all(each.potential == task.potential for each, _, _ in filled)
     potential: Any = filled[0][1] if same else [potential for _, potential, _ in filled]
     equilibria = relax_ensemble(relaxation, potential, [system for _, _, system in filled])
     if same:
         equilibria = _each_its_own(equilibria, len(filled))
-    held = jax.device_get(_held(equilibria))
-    members = jax.device_get(equilibria)
-    values = jax.device_get(_measured(equilibria, tuple(wanted.properties))) if wanted.properties else None
-    responses = {name: sensitivity_of_ensemble(equilibria, name) for name in wanted.response}
-    certificates = certify_ensemble(equilibria) if wanted.certificate else None
+    members, facts = jax.device_get(
+        (equilibria, _facts(equilibria, tuple(wanted.properties), tuple(wanted.response), wanted.certificate))
+    )
 
     def one(k: int) -> Found:
         rest: Equilibrium = jax.tree.map(lambda leaf: leaf[k], members)
@@ -140,26 +139,71 @@ def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], si
         _refuse(found, rest, relaxation)
         if found.reason:
             return found
+        mine: _Facts = jax.tree.map(lambda leaf: leaf[k], facts)
         found.system = rest.system
-        if values is not None:
-            found.properties = dict(zip(wanted.properties, values[k].tolist(), strict=True))
-        found.certificate = None if certificates is None else certificates[k]
-        rigid, differentiable, marginal = (leaf[k] for leaf in held)
-        for name, every in responses.items():
-            if not rigid:
-                found.failed("NotRigid", "nothing holds the particles: their positions respond to nothing")
-            elif not (differentiable or relaxation.one_sided):
-                found.failed("NotDifferentiable", f"{marginal} pairs touch to within what the forces can tell")
-            elif not every[k].sound:
-                found.failed("SolveFailed", f"the linear solve for the response to {name} cannot be trusted")
-            else:
-                found.responses[name] = every[k]
-        if not found.reason and not np.isfinite(list(found.properties.values())).all():
-            reason = "SolveFailed" if differentiable else "NotDifferentiable"
-            found.failed(reason, "the moduli are no numbers: the linear solve failed, or contacts just touch")
+        found.properties = dict(zip(wanted.properties, mine.properties.tolist(), strict=True))
+        found.certificate = None if mine.evidence is None else certificate_of(rest, mine.evidence, rest.close)
+        _judge(found, mine, relaxation.one_sided)
         return found
 
     return [one(k) for k in range(len(ready))]
+
+
+class _Facts(eqx.Module):
+    """What the device finds out about an equilibrium."""
+
+    standing: Standing
+    properties: Array
+    responses: dict[str, tuple[Array, ...]]
+    evidence: Evidence | None
+
+
+@eqx.filter_jit
+def _facts(equilibria: Equilibrium, properties: tuple[str, ...], wrt: tuple[str, ...], certified: bool) -> _Facts:
+    """Of every member [m]; what holds it, and the eigenvectors of its Hessian, are found once."""
+
+    def one(rest: Equilibrium) -> _Facts:
+        potential, system, close = rest.potential, rest.system, rest.close
+        held = implicit.hold(system, potential, close, rest.rule, rest.curvature).decomposed()
+        values = measured(rest, properties, held) if properties else jnp.zeros(0)
+        responses = {name: sensitivity_columns(rest, name, held) for name in wrt}
+        seen = evidence(potential, system, close, rest.max_force, held) if certified else None
+        if seen is not None:  # the matrix is no news
+            seen = eqx.tree_at(lambda seen: seen.matrix, seen, None)
+        return _Facts(held.standing, values, responses, seen)
+
+    return jax.vmap(one)(equilibria.frozen)
+
+
+def _judge(found: Found, facts: _Facts, one_sided: bool) -> None:
+    """The responses that can be had, or why not."""
+    standing = facts.standing
+    for name, columns in facts.responses.items():
+        response = judged(name, *(np.asarray(each) for each in columns))
+        if not standing.rigid:
+            found.failed("NotRigid", "nothing holds the particles: their positions respond to nothing")
+        elif not (standing.differentiable or one_sided):
+            pairs = int(np.sum(standing.marginal))
+            found.failed(
+                "NotDifferentiable",
+                f"{pairs} pair{'s touch' if pairs > 1 else ' touches'} to within what the residual forces can tell",
+            )
+        elif not response.sound:
+            found.failed("SolveFailed", f"the linear solve for the response to {name} cannot be trusted")
+        else:
+            found.responses[name] = response
+    if not found.reason and not np.isfinite(list(found.properties.values())).all():
+        reason = "SolveFailed" if standing.differentiable or one_sided else "NotDifferentiable"
+        found.failed(reason, "the moduli are no numbers: contacts just touch, or the linear solve failed")
+
+
+def _roomy(
+    potential: potentials.PairPotential, system: System, fullest: float, members: int
+) -> AllPairs | NeighborList:
+    """Pairs with room for the densest batch, so that all are compiled once."""
+    assert system.box is not None
+    denser = system.deform(system.box * (system.packing_fraction / fullest) ** (1.0 / system.dim))
+    return automatic(potential, denser, ALL_PAIRS_UP_TO, members)
 
 
 def _refuse(found: Found, rest: Equilibrium, relaxation: Relaxation) -> None:
@@ -180,20 +224,6 @@ def _each_its_own(equilibria: Equilibrium, size: int) -> Equilibrium:
         equilibria.potential,
     )
     return dataclasses.replace(equilibria.frozen, potential=own)
-
-
-@eqx.filter_jit
-def _held(equilibria: Equilibrium) -> tuple[Array, Array, Array]:
-    def one(rest: Equilibrium) -> tuple[Array, Array, Array]:
-        found = standing(rest.potential, rest.system, rest.close, rest.curvature)
-        return found.rigid, found.differentiable, found.marginal.sum()
-
-    return jax.vmap(one)(equilibria.frozen)
-
-
-@eqx.filter_jit
-def _measured(equilibria: Equilibrium, names: tuple[str, ...]) -> Array:
-    return jax.vmap(lambda rest: measured(rest, names))(equilibria.frozen)
 
 
 def alone(task: Task, potential: potentials.PairPotential, system: System) -> Found:

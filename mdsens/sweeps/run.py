@@ -63,7 +63,7 @@ def plan(
 
 def _rest(batch: Batch, known: dict[str, Any]) -> Batch:
     left = [task for task in batch.tasks if task.id not in known]
-    return batch if len(left) == len(batch.tasks) else batch_of(left, batch.size)
+    return batch if len(left) == len(batch.tasks) else batch_of(left, batch.size, batch.fullest)
 
 
 def execute(store: Store, path: Path, plan: Plan, execution: Execution, stop: Stop) -> Iterator[Outcome]:

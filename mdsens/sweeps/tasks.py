@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,12 @@ BYTES_AT_ONCE = {"cpu": 1e9, "gpu": 2e10}
 """That a batch may take, as far as can be told beforehand; when memory runs out all the same, it is halved."""
 
 MEMBERS_AT_ONCE = {"cpu": 64, "gpu": 4096}
+
+SIMILAR = 1.2
+"""The ratio of packing fractions from which on neighbor lists are better of different lengths."""
+
+MANY = 16
+"""Tasks with one potential that make batches of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +48,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tasks that are computed together; `size` is that of the whole batch, were some of its tasks done already."""
+    """Tasks that are computed together; `size` is that of the whole batch, were some of its tasks done already, and
+    `fullest` the highest packing fraction among batches of this shape, where it is known beforehand.
+    """
 
     id: str
     tasks: tuple[Task, ...]
     size: int
+    fullest: float | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """Of which something is compiled once."""
-        return (*self.tasks[0].shape, self.size)
+        return (*self.tasks[0].shape, self.size, self.fullest)
 
     def halves(self) -> list[Batch]:
         middle = (len(self.tasks) + 1) // 2
-        return [batch_of(half, len(half)) for half in (self.tasks[:middle], self.tasks[middle:])]
+        return [batch_of(half, len(half), self.fullest) for half in (self.tasks[:middle], self.tasks[middle:])]
 
 
-def batch_of(tasks: Sequence[Task], size: int) -> Batch:
-    return Batch(_digest([task.id for task in tasks]), tuple(tasks), size)
+def batch_of(tasks: Sequence[Task], size: int, fullest: float | None = None) -> Batch:
+    return Batch(_digest([task.id for task in tasks]), tuple(tasks), size, fullest)
 
 
 def tasks_of(study: Study, folder: Path) -> list[Task]:
@@ -78,18 +88,36 @@ def batches_of(tasks: Sequence[Task], device: str) -> list[Batch]:
     """Tasks of equal shapes in batches of nearly equal size; of every shape one first, so that workers do not all
     compile the same.
     """
-    shapes: dict[tuple[Any, ...], list[Task]] = {}
-    for task in tasks:
-        shapes.setdefault(task.shape, []).append(task)
     found: list[tuple[bool, Batch]] = []
-    for members in shapes.values():
+    for fullest, members in _alike(tasks):
         most = _at_once(members[0], device)
         count = -(-len(members) // most)
         size = -(-len(members) // count)
         for k in range(count):
             chosen = members[k * len(members) // count : (k + 1) * len(members) // count]
-            found.append((k > 0, batch_of(chosen, size)))
+            found.append((k > 0, batch_of(chosen, size, fullest)))
     return [batch for _, batch in sorted(found, key=lambda each: each[0])]
+
+
+def _alike(tasks: Sequence[Task]) -> Iterator[tuple[float | None, list[Task]]]:
+    """Tasks of one shape and similar density, with the highest. Of one potential, too, where many have it, since then
+    the same is done in every pair.
+    """
+    highest: dict[tuple[Any, ...], float] = {}
+    for task in tasks:
+        highest[task.shape] = max(highest.get(task.shape, 0.0), task.system.get("packing_fraction", 0.0))
+    shapes: dict[tuple[Any, ...], dict[str, list[Task]]] = {}
+    for task in tasks:
+        fraction = task.system.get("packing_fraction")
+        steps = 0 if fraction is None else int(math.log(highest[task.shape] / fraction) / math.log(SIMILAR))
+        fullest = None if fraction is None else highest[task.shape] / SIMILAR**steps
+        of_shape = shapes.setdefault((*task.shape, fullest), {})
+        of_shape.setdefault(json.dumps(task.potential), []).append(task)
+    for (*_, fullest), potentials in shapes.items():
+        if min(len(members) for members in potentials.values()) >= MANY:
+            yield from ((fullest, members) for members in potentials.values())
+        else:
+            yield fullest, [task for members in potentials.values() for task in members]
 
 
 def _at_once(task: Task, device: str) -> int:
