@@ -258,10 +258,9 @@ def near_touching(neighbors: Neighbors, potential: Potential, system: System) ->
 
 def only_chosen(neighbors: Neighbors, chosen: np.ndarray, n: int) -> Neighbors:
     """The chosen pairs [p], or of each member of an ensemble [m, p], in as many slots as the fullest needs and some."""
-    classes = (
-        1 if isinstance(neighbors.kind, AllPairs) or chosen.ndim > 1 else 8
-    )  # in large systems numbers vary little
-    counts = np.sum(chosen, axis=-1, dtype=np.int32)
+    coarse = isinstance(neighbors.kind, AllPairs) or chosen.ndim > 1
+    classes = 1 if coarse else 8  # in large systems numbers vary little
+    counts = np.count_nonzero(chosen, axis=-1, keepdims=True)
     each = max(1.0, 1.05 * int(np.max(counts)) / n)
     room = math.ceil(n * 2.0 ** (math.ceil(classes * math.log2(each)) / classes))
     if room >= chosen.shape[-1] or np.any(neighbors.overflow):
