@@ -250,7 +250,8 @@ def row_of(task: Task, found: Found) -> dict[str, Any]:
     row |= {"reason": found.reason, "message": found.message}
     row |= {"file": task.system["file"]} if "file" in task.system else {"seed": task.seed}
     row |= {"n": task.shape[0], "dim": task.shape[1], **task.varied}
-    numbers = {"energy": found.energy, **{name: found.properties.get(name, np.nan) for name in wanted.properties}}
+    numbers = {"energy": found.energy} | {name: found.properties.get(name, np.nan) for name in wanted.properties}
+    numbers["energy"] = found.energy
     row |= {name: value for name, value in numbers.items() if name not in row}
     row |= {"max_force": found.max_force, "steps": found.steps, "escapes": found.escapes}
     if wanted.certificate:

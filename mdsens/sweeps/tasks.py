@@ -85,18 +85,16 @@ def tasks_of(study: Study, folder: Path) -> list[Task]:
 
 
 def batches_of(tasks: Sequence[Task], device: str) -> list[Batch]:
-    """Tasks of equal shapes in batches of nearly equal size; of every shape one first, so that workers do not all
-    compile the same.
-    """
-    found: list[tuple[bool, Batch]] = []
+    """Tasks of equal shapes in batches of nearly equal size."""
+    found = []
     for fullest, members in _alike(tasks):
         most = _at_once(members[0], device)
         count = -(-len(members) // most)
         size = -(-len(members) // count)
         for k in range(count):
             chosen = members[k * len(members) // count : (k + 1) * len(members) // count]
-            found.append((k > 0, batch_of(chosen, size, fullest)))
-    return [batch for _, batch in sorted(found, key=lambda each: each[0])]
+            found.append(batch_of(chosen, size, fullest))
+    return found
 
 
 def _alike(tasks: Sequence[Task]) -> Iterator[tuple[float | None, list[Task]]]:
