@@ -33,7 +33,8 @@ def test_the_commands_in_it_exist():
 
     known = get_command(app).commands
     named = set(re.findall(r"mdsens (\w+)", "\n".join(blocks("bash"))))
-    assert named == set(known) == {"demo", "relax", "sensitivity", "properties", "fit", "design"}
+    of_studies = {"init", "run", "status", "collect", "plot", "show"}
+    assert named == set(known) == {"demo", "relax", "sensitivity", "properties", "fit", "design"} | of_studies
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from mdsens.sweeps.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import crashes
+
+README = Path(__file__).parent.parent / "README.md"
 
 STUDY = """
 name = "small"
@@ -100,6 +103,15 @@ def test_results_are_one_table_and_load_with_one_call(finished):
     assert rest.energy == pytest.approx(done["energy"], rel=1e-12)
     l1 = np.abs(data["response_species-diameter:1"].sel(task=done["task"])).sum()
     assert float(l1) == pytest.approx(done["response_l1[species-diameter:1]"])
+
+
+def test_what_readme_says_of_results_runs(finished, monkeypatch):
+    folder, _ = finished
+    (code,) = re.findall(r"^```python of a study\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    table = mdsens.load_study(folder).table
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "OUT").symlink_to(folder)
+    exec(code.replace("n=128", "n=16"), {"mdsens": mdsens, "task": table[table["status"] == "done"]["task"].iloc[0]})
 
 
 def test_pictures_of_a_study_and_of_a_task_are_drawn(finished):
