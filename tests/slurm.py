@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def why_not():
 
 
 @contextlib.contextmanager
-def cluster(folder: Path):
+def cluster():
     """The environment in which SLURM's commands work."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where munge's user may go
+        yield from _cluster(Path(folder))
+
+
+def _cluster(folder: Path):
     host, running = socket.gethostname().split(".")[0], []
     for name in ("state", "spool"):
         (folder / name).mkdir()

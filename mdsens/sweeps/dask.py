@@ -32,7 +32,7 @@ def run_dask(
         compute = functools.partial(work, folder.absolute())
         futures = client.map(compute, batches, key=[f"mdsens-{batch.id}" for batch in batches], retries=DEATHS_ALLOWED)
         started(list(batches))
-        ended = as_completed(futures, with_results=True)
+        ended = as_completed(futures, loop=client.loop, with_results=True)
         while not stop.asked.is_set() and ended.count():
             for _, outcome in ended.next_batch(block=True):
                 yield outcome

@@ -30,7 +30,7 @@ DEATHS = 3
 GRACE = 8.0
 """Seconds for batches in flight to be finished, once the run is asked to stop."""
 
-ONE_THREAD = ("--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1")
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +214,7 @@ def _begin(device: str, k: int) -> None:
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = " ".join([given, *(flag for flag in ONE_THREAD if flag.split("=")[0] not in given)])
+    os.environ["XLA_FLAGS"] = f"{ONE_THREAD} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def work(folder: Path, batch: Batch, k: int = 0) -> Outcome:
