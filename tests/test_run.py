@@ -160,6 +160,15 @@ def test_damaged_results_are_told_and_computed_anew(finished, study):
     assert (folder / "table.csv").read_bytes() == table
 
 
+def test_failed_tasks_are_tried_again_when_that_is_asked_for(finished, study):
+    folder, _ = finished
+    before = files(folder)
+    code, out, _ = mdsens_command("run", study, "-o", folder, "--retry-failed")
+    assert code == 1 and "16, of which 8 were known" in out and "computed          8 " in out
+    assert len(set(before.items()) & set(files(folder).items())) >= 2  # what was done stays as it was
+    assert len(list((folder / "retried").iterdir())) >= 2
+
+
 def begun(study, folder, *arguments, **options):
     """A run under way, once it has finished something."""
     run = subprocess.Popen(
@@ -290,6 +299,17 @@ def test_slurm_computes_a_study_though_jobs_are_cancelled_and_requeued(study, tm
     assert len(arrays) >= 2  # what was cancelled was submitted again
 
 
+def _start_at_once(environment, job):
+    """SLURM lets a job that was requeued wait for two minutes."""
+    for _ in range(60):
+        ask = ["squeue", "-h", "--array", "-o", "%T", "--jobs", job]
+        if "PENDING" in subprocess.run(ask, env=environment, capture_output=True, text=True, check=False).stdout:
+            break
+        time.sleep(0.5)
+    now = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+    subprocess.run(now, env=environment, check=True)
+
+
 def _disturb(environment, run):
     """Cancels one job that runs, and requeues another."""
     cancelled = requeued = None
@@ -304,8 +324,6 @@ def _disturb(environment, run):
             elif running[-1] != cancelled:
                 subprocess.run(["scontrol", "requeue", running[-1]], env=environment, check=True)
                 requeued = running[-1]
-                time.sleep(2.0)  # SLURM would let it wait for two minutes
-                now = ["scontrol", "update", f"JobId={requeued}", "StartTime=now"]
-                subprocess.run(now, env=environment, check=False, capture_output=True)
+                _start_at_once(environment, requeued)
         time.sleep(0.5)
     return cancelled, requeued

@@ -1,7 +1,6 @@
 """Study files, the tasks and batches that they make, and what a batch comes to."""
 
 import dataclasses
-import json
 from collections import deque
 from pathlib import Path
 
@@ -244,7 +243,7 @@ def saved(folder, seed=0):
     result = Result(rows, stacked, {"device": "none"})
     store = Store(folder)
     store.prepare()
-    return store, store.save(batch_of(tasks, 1), result), result
+    return store, store.save(batch_of(tasks, 1).id, result), result
 
 
 def test_a_file_holds_what_was_written_bit_for_bit(tmp_path):
@@ -368,19 +367,22 @@ def test_of_a_batch_that_is_partly_known_the_rest_is_computed_in_its_shape(tmp_p
     store.prepare()
     known = whole.tasks[:2]
     rows = [compute.row_of(task, compute.Found(energy=1.0)) for task in known]
-    store.save(batch_of(known, 2), Result(rows, {}, {}))
+    store.save(batch_of(known, 2).id, Result(rows, {}, {}))
     rest = plan(path, store)
     assert [task.id for task in rest.batches[0].tasks] == [task.id for task in whole.tasks[2:]]
     assert rest.batches[0].shape == whole.batches[0].shape and len(rest.known) == 2
 
 
-def test_a_failed_task_that_came_out_at_last_counts_as_done(tmp_path):
+def test_a_failed_task_that_is_tried_again_is_taken_out_and_the_others_of_its_file_stay(tmp_path):
     store = Store(tmp_path)
     store.prepare()
     tasks = tasks_of(study(system={"n": 8}, seeds=2), Path())
     bad, good = compute.Found(reason="WorkerDied", message="gone"), compute.Found(energy=2.0)
-    store.save(batch_of(tasks, 2), Result([compute.row_of(task, bad) for task in tasks], {}, {}))
-    store.save(batch_of(tasks[:1], 2), Result([compute.row_of(tasks[0], good)], {}, {}))
+    rows = [compute.row_of(task, each) for task, each in zip(tasks, (bad, good), strict=True)]
+    store.save(batch_of(tasks, 2).id, Result(rows, {"positions": np.arange(4.0).reshape(2, 2)}, {}))
     store.write_json("plan.json", {"tasks": [task.id for task in tasks]})
+    assert list(StudyResults(tmp_path, tasks[0].study).table["status"]) == ["failed", "done"]
+    store.forget_failed()
     table = StudyResults(tmp_path, tasks[0].study).table
-    assert list(table["status"]) == ["done", "failed"] and json.loads(table.to_json())["energy"]["0"] == 2.0
+    assert list(table["task"]) == [tasks[1].id] and list(table["energy"]) == [2.0]
+    np.testing.assert_array_equal(StudyResults(tmp_path, tasks[0].study).arrays(tasks[1].id)["positions"], [2.0, 3.0])

@@ -30,7 +30,7 @@ def compute_and_save(folder: Path, batch: Batch, k: int = 0) -> Outcome:
             result = _result(batch)
         seconds = time.monotonic() - start
         named = f"{device.device_kind} {device.id}"
-        Store(folder).save(batch, Result(*result, origin(named, seconds, batch)))
+        Store(folder).save(batch.id, Result(*result, origin(named, seconds, batch)))
         failed = sum(row["status"] == "failed" for row in result[0])
         memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Outcome(batch, len(batch.tasks) - failed, failed, seconds, named, memory)
@@ -53,7 +53,7 @@ def record_failure(folder: Path, batch: Batch, reason: str, message: str) -> Out
     stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
     rows = [row_of(task, found) for task in batch.tasks]
     try:
-        Store(folder).save(batch, Result(rows, stacked, origin("", 0.0, batch)))
+        Store(folder).save(batch.id, Result(rows, stacked, origin("", 0.0, batch)))
     except DiskFull as error:
         return Outcome(batch, trouble="disk", message=str(error))
     return Outcome(batch, 0, len(batch.tasks))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -108,24 +107,16 @@ class StudyResults:
 
     def _stacked(self, tasks: list[str]) -> dict[str, np.ndarray]:
         where, found = {task: k for k, task in enumerate(tasks)}, dict[str, np.ndarray]()
-        for rows, arrays in self._parts():
-            places = [(k, where[row["task"]]) for k, row in enumerate(rows) if row["task"] in where]
+        for _, result in Store(self.folder).results():
+            places = [(k, where[row["task"]]) for k, row in enumerate(result.rows) if row["task"] in where]
             if not places:
                 continue
-            for name, values in arrays.items():
+            for name, values in result.arrays.items():
                 if name not in found:
                     found[name] = np.zeros((len(tasks), *values.shape[1:]), values.dtype)
                 for k, place in places:
                     found[name][place] = values[k]
         return found
-
-    def _parts(self) -> Iterator[tuple[list[dict[str, Any]], dict[str, np.ndarray]]]:
-        """Those that failed first, so that what was tried again and came out is on top."""
-        results = sorted(
-            (result for _, result in Store(self.folder).results()),
-            key=lambda result: any(row["status"] != "failed" for row in result.rows),
-        )
-        yield from ((result.rows, result.arrays) for result in results)
 
     def write(self, folder: Path) -> list[Path]:
         """`table.csv`, `table.parquet` and `results.h5`, which has a group for every size of packings."""

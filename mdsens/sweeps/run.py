@@ -53,10 +53,11 @@ def plan(
     tasks = tasks_of(study, data or path.parent)
     if not tasks:
         raise InvalidInput(f"{path} has no tasks")
-    broken, rows = ([], {}) if store is None else (store.set_aside_broken(), store.rows())
+    broken = [] if store is None else store.set_aside_broken()
+    if store is not None and retry_failed:
+        store.forget_failed()
+    rows = {} if store is None else store.rows()
     known = {task.id: rows[task.id] for task in tasks if task.id in rows}
-    if retry_failed:
-        known = {id: row for id, row in known.items() if row["status"] != "failed"}
     batches = [_rest(batch, known) for batch in batches_of(tasks, device)]
     return Plan(study, tasks, known, [batch for batch in batches if batch.tasks], broken)
 

@@ -13,7 +13,7 @@ from .tasks import Batch
 from .workers import Outcome, Stop, places, run_local
 
 ATTEMPTS = 5
-"""How often batches are submitted whose jobs ended without a result."""
+"""How often batches are submitted, whose jobs ended without a result."""
 
 POLL = 2.0
 
@@ -54,29 +54,25 @@ def run_slurm(
 
     **Raises** `InvalidInput` where submitit or SLURM is not there, `MdsensError` where jobs end without results.
     """
-    store, left = Store(folder), {batch.id: batch for batch in batches}
-    for attempt in range(ATTEMPTS + 1):
-        underway = {id for ids in _underway(store).values() for id in ids}
+    store, left, attempts = Store(folder), {batch.id: batch for batch in batches}, 0
+    while left and not stop.asked.is_set():
+        jobs = _underway(store)
+        underway = {id for ids in jobs.values() for id in ids}
+        for batch in _landed(store, list(left.values()), every_file=not underway >= set(left)):
+            del left[batch.id]
+            failed = sum(row["status"] == "failed" for row in store.rows_of(batch))
+            yield Outcome(batch, len(batch.tasks) - failed, failed)
         missing = [batch for batch in left.values() if batch.id not in underway]
-        if missing and attempt == ATTEMPTS:
+        if missing and attempts == ATTEMPTS:
             raise MdsensError(
                 f"{len(missing)} batches have no result after {ATTEMPTS} submissions; what their jobs said is in "
                 f"{folder}/slurm"
             )
         if missing:
             _submit(store, missing, device, options, jobs_at_most)
-        while left and not stop.asked.is_set():
-            jobs = _underway(store)
-            for batch in _landed(store, list(left.values()), every_file=not jobs):
-                del left[batch.id]
-                failed = sum(row["status"] == "failed" for row in store.rows_of(batch))
-                yield Outcome(batch, len(batch.tasks) - failed, failed)
-            started([left[id] for ids in jobs.values() for id in ids if id in left])
-            if not jobs:
-                break
-            stop.asked.wait(POLL)
-        if stop.asked.is_set() or not left:
-            return
+            attempts += 1
+        started([batch for id, batch in left.items() if id in underway])
+        stop.asked.wait(POLL if left else 0.0)
 
 
 def _landed(store: Store, batches: Sequence[Batch], every_file: bool) -> list[Batch]:

@@ -137,11 +137,14 @@ class Store:
         for unfinished in [*self.batches.glob(".*"), *self.folder.glob(".*-*.*")]:
             unfinished.unlink(missing_ok=True)
 
-    def save(self, batch: Batch, result: Result) -> Path:
-        """Written in memory, then beside, then moved to its place. **Raises** `DiskFull` where that cannot be done."""
+    def save(self, id: str, result: Result) -> Path:
+        """The result of the batch of that id: written in memory, then beside, then moved to its place.
+
+        **Raises** `DiskFull` where that cannot be done.
+        """
         content = _file_of(result)
-        path = self.batches / f"{batch.id}.{_checksum(content)}.h5"
-        unfinished = self.batches / f".{batch.id}-{os.getpid()}.h5"
+        path = self.batches / f"{id}.{_checksum(content)}.h5"
+        unfinished = self.batches / f".{id}-{os.getpid()}.h5"
         try:
             with unfinished.open("wb") as file:
                 file.write(content)
@@ -173,16 +176,24 @@ class Store:
                 yield path, _result_of(content, arrays)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The row of every finished task; of one that was tried again the better."""
+        """The row of every finished task."""
         return self._rows(self.files())
 
     def _rows(self, paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for _, result in self.results(False, paths):
-            for row in result.rows:
-                if row["task"] not in found or found[row["task"]]["status"] == "failed":
-                    found[row["task"]] = row
-        return found
+        return {row["task"]: row for _, result in self.results(False, paths) for row in result.rows}
+
+    def forget_failed(self) -> None:
+        """Takes tasks that failed out of the results, to be tried again; the files as they were go to DIR/retried."""
+        for path, result in list(self.results()):
+            kept = [k for k, row in enumerate(result.rows) if row["status"] != "failed"]
+            if len(kept) == len(result.rows):
+                continue
+            if kept:
+                rest = {name: values[kept] for name, values in result.arrays.items()}
+                part = Result([result.rows[k] for k in kept], rest, result.origin)
+                self.save(f"{path.name.partition('.')[0]}-part", part)
+            (self.folder / "retried").mkdir(exist_ok=True)
+            path.rename(self.folder / "retried" / path.name)
 
     def rows_of(self, batch: Batch) -> list[dict[str, Any]]:
         """The rows of one batch, all of whose tasks are finished."""
