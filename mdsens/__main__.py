@@ -1,5 +1,6 @@
-"""`python -m mdsens` is the command `mdsens`."""
+"""`python -m mdsens`: the command, with this Python."""
 
 from .cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path as FilePath
@@ -13,6 +14,7 @@ from .errors import InvalidInput
 from .fitting import Fit, Target
 from .inverse_design import Design
 from .path import Path
+from .properties import UNITS
 from .response import Sensitivity
 from .system import System
 
@@ -197,11 +199,13 @@ def draw_study(results: StudyResults) -> Figure:
 
 
 def _draw_measured(ax: Axes, table: Any, name: str, varying: list[str], grid: bool) -> None:
+    unit = "Σ|∂x/∂θ|" if name.startswith("response") else UNITS.get(name, "")
     ax.set_title(name, fontsize=10)
+    ax.set_ylabel(unit, fontsize=9)
     ax.tick_params(labelsize=8)
     if not varying:
         ax.hist(table[name].dropna(), bins="auto", color=COLORS[0], edgecolor=EDGES[0])
-        ax.set_ylabel("packings", fontsize=9)
+        ax.set(xlabel=unit, ylabel="packings")
         return
     x = varying[0]
     ax.set_xlabel(x, fontsize=9)
@@ -250,7 +254,15 @@ def _figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size)
+    class Picture(Figure):
+        """A figure that pyplot does not know, and that shows itself in a notebook all the same."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=90, facecolor="white")
+            return file.getvalue()
+
+    figure = Picture(figsize=size)
     FigureCanvasAgg(figure)
     return figure
 

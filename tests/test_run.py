@@ -117,8 +117,9 @@ def test_what_readme_says_of_results_runs(finished, monkeypatch):
 def test_pictures_of_a_study_and_of_a_task_are_drawn(finished):
     folder, _ = finished
     assert mdsens_command("plot", folder)[0] == 0
-    table = mdsens.load_study(folder).table
-    task = table[table["status"] == "done"]["task"].iloc[0]
+    results = mdsens.load_study(folder)
+    assert mdsens.plotting.draw_study(results)._repr_png_()[:4] == b"\x89PNG"  # in a notebook
+    task = results.table[results.table["status"] == "done"]["task"].iloc[0]
     code, out, _ = mdsens_command("show", folder, task[:8])
     assert code == 0 and task in out and "response_l1" in out
     for name in ("study.png", f"{task}.png"):

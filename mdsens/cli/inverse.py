@@ -17,15 +17,6 @@ from mdsens.files import replacing
 from .app import Options
 from .work import check_folder, configure, potential_of, progress_bar, read, relaxed
 
-UNITS = {
-    "energy": "energy",
-    "volume": "length^d",
-    "pressure": "energy/length^d",
-    "bulk_modulus": "energy/length^d",
-    "shear_modulus": "energy/length^d",
-    "young_modulus": "energy/length^d",
-}
-
 
 @dataclass(frozen=True)
 class Given:
@@ -46,7 +37,7 @@ def properties(input: Path, as_json: bool, options: Options) -> None:
     print(equilibrium.certificate)
     print()
     for name, value in values.items():
-        print(f"{name:<17} {value:<22.12g} {UNITS.get(name, '')}".rstrip())
+        print(f"{name:<17} {value:<22.12g} {mdsens.properties.UNITS.get(name, '')}".rstrip())
 
 
 def fit(

@@ -12,11 +12,12 @@ from .elasticity import (
     shear_modulus,
 )
 from .state import contact_number, energy, packing_fraction, pressure, stress, virial, volume
-from .table import NAMED, check_properties, measured, table
+from .table import NAMED, UNITS, check_properties, measured, table
 from .vibrations import VibrationalModes, density_of_states, vibrational_modes
 
 __all__ = [
     "NAMED",
+    "UNITS",
     "VibrationalModes",
     "affine_elastic_tensor",
     "bulk_modulus",

@@ -25,6 +25,16 @@ MODULI = ("bulk_modulus", "shear_modulus", "young_modulus", "poisson_ratio")
 NAMED = (*OF_A_STATE, *MODULI)
 """The properties that are one number."""
 
+UNITS = {
+    "energy": "energy",
+    "volume": "length^d",
+    "pressure": "energy/length^d",
+    "bulk_modulus": "energy/length^d",
+    "shear_modulus": "energy/length^d",
+    "young_modulus": "energy/length^d",
+}
+"""Of those that are no pure numbers."""
+
 
 def measured(equilibrium: Equilibrium, names: Iterable[str], held: Held | None = None) -> Float[Array, " m"]:
     """Properties by name, in one vector; the elastic tensor is computed once, and what holds the equilibrium not at all

@@ -82,7 +82,8 @@ class StudyResults:
         ]
 
     def to_xarray(self, n: int | None = None) -> xarray.Dataset:
-        """Table and arrays of the packings with n particles, along the dimension `task`, in the order of the table.
+        """Table and arrays of the packings with n particles, along the dimension `task`, in the order of the table; the
+        parameters that vary, seeds and status are coordinates along it.
 
         **Raises** `InvalidInput` where packings differ in size, or dimension, and n does not choose.
         """
@@ -92,8 +93,11 @@ class StudyResults:
         if len(table.groupby(["n", "dim"])) != 1:
             sizes = sorted(set(self.table["n"])) if len(self.table) else []
             raise InvalidInput(f"one Dataset holds packings of one size; choose n out of {sizes}")
-        columns = {name: ("task", table[name].to_numpy()) for name in table.columns if name != "task"}
-        dataset = xarray.Dataset(columns, coords={"task": table["task"].to_numpy()})
+        columns = {name: ("task", table[name].to_numpy()) for name in table.columns}
+        known = {
+            name: columns.pop(name) for name in ("task", "status", "seed", "file", *self.varied) if name in columns
+        }
+        dataset = xarray.Dataset(columns, coords=known)
         for name, values in self._stacked(list(table["task"])).items():
             axes = {"positions": ("particle", "axis"), "diameters": ("particle",), "species": ("particle",)}
             axes["box"] = ("vector", "axis")
