@@ -137,6 +137,21 @@ def test_a_dry_run_says_how_much_there_is_to_do(study, tmp_path):
     )
 
 
+def test_what_was_fixed_and_now_varies_is_known_and_has_its_value_in_the_table(finished, study, tmp_path):
+    """A task may belong to several studies."""
+    narrow = tmp_path / "narrow.toml"
+    narrow.write_text(
+        STUDY.replace("packing_fraction = [0.6, 0.95]\n", "").replace("n = 16", "n = 16\npacking_fraction = 0.95")
+    )
+    folder, _ = finished
+    code, out, _ = mdsens_command("run", narrow, "-o", folder)
+    assert code == 0 and "8, of which 8 were known" in out
+    assert "packing_fraction" not in mdsens.load_study(folder).table
+    assert mdsens_command("plot", folder)[0] == 0
+    mdsens_command("run", study, "-o", folder)
+    assert set(mdsens.load_study(folder).table["packing_fraction"]) == {0.6, 0.95}
+
+
 def test_a_study_that_changed_computes_only_what_changed(finished, study):
     folder, _ = finished
     before = files(folder)
@@ -224,7 +239,9 @@ def test_a_study_killed_at_random_moments_comes_to_the_same_table(tmp_path):
 def test_a_full_disk_ends_a_run_with_what_is_finished_safe(long_study, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", disk], capture_output=True, check=False
+    )
     if mount.returncode:
         pytest.skip("no file system of a given size can be made here")
     try:

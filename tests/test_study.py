@@ -1,6 +1,8 @@
 """Study files, the tasks and batches that they make, and what a batch comes to."""
 
 import dataclasses
+import os
+import socket
 from collections import deque
 from pathlib import Path
 
@@ -82,6 +84,12 @@ def test_every_mistake_of_a_file_is_told_at_once_with_its_line_and_what_was_mean
         ("[sweep.parameters]\nbeta=[1]\ngamma=[2]", "'gamma'"),
         ("[sweep]\nmethod='sobol'\nsamples=8\n[sweep.parameters]\nalpha=[2.0]", "needs a range"),
         ("[sweep.parameters]\nn=[10.5]", "whole numbers"),
+        ("[sweep.parameters]\nn=[1e15]", "whole numbers"),
+        ("[sweep.parameters]\nn=[2, 3]\n[system]\ndiameters=[1.0, 0.8, 0.6]", "2 particles cannot"),
+        ("seeds=" + "9" * 5000, "is no TOML"),
+        ('seeds=3\n[system]\nfiles=["a.xyz"]', "no seeds"),
+        ("[potential]\nepsilon=[[1.0, 2.0], [2.0]]", "makes no soft-sphere"),
+        ("[potential]\nname='lennard-jones'\n[sweep.parameters]\nrange=[2.5]", "'range'"),
         ("[compute]\nresponse=['species-diameter:7']", "'species-diameter:7'"),
     ],
 )  # fmt: skip
@@ -209,6 +217,19 @@ def test_one_bad_system_does_not_spoil_a_batch(tmp_path):
     assert "too small" in found[2].message and found[0].energy > 0
 
 
+def test_what_open_boundaries_do_not_have_is_refused_with_the_file(tmp_path):
+    mdsens.write(tmp_path / "open.extxyz", mdsens.System(np.random.default_rng(0).uniform(0, 2, (8, 2))))
+    for asked in ({"properties": ["pressure"]}, {"properties": [], "response": ["box"]}):
+        with pytest.raises(mdsens.InvalidInput, match="open boundaries"):
+            tasks_of(study(system={"files": ["*.extxyz"]}, compute=asked), tmp_path)
+    chosen = study(system={"files": ["*.extxyz"]}, compute={"properties": ["energy"]})
+    tasks = tasks_of(chosen, tmp_path)
+    assert tasks[0].shape[2] is False
+    (tmp_path / "open.extxyz").write_text("something else")
+    (found,) = compute.compute(batch_of(tasks, 1))
+    assert found.reason == "InvalidInput" and "when the study was planned" in found.message
+
+
 def test_too_few_steps_are_a_reason(tmp_path):
     tasks = tasks_of(study(system={"n": 16}, relaxation={"max_steps": 3}, seeds=2), tmp_path)
     found = compute.compute(batch_of(tasks, 2))
@@ -272,10 +293,15 @@ def test_a_damaged_file_is_never_read_and_is_set_aside(damage, tmp_path):
 
 def test_what_was_half_written_is_removed_and_never_counted(tmp_path):
     store, path, _ = saved(tmp_path)
-    (store.batches / ".aaaa-12.h5").write_bytes(path.read_bytes()[:100])
+    host = socket.gethostname().partition(".")[0]
+    gone, alive = (store.batches / f".aaaa-{host}-{pid}.h5" for pid in (2**22 + 1, os.getpid()))
+    for half in (gone, alive):
+        half.write_bytes(path.read_bytes()[:100])
+    (tmp_path / ".pre-commit-config.yaml").write_text("of the user")
     assert len(store.files()) == 1
     store.clean()
-    assert [each.name for each in store.batches.iterdir()] == [path.name]
+    assert {each.name for each in store.batches.iterdir()} == {path.name, alive.name}
+    assert (tmp_path / ".pre-commit-config.yaml").exists()
 
 
 def test_a_folder_is_for_one_run_at_a_time_and_a_crashed_one_is_recognised(tmp_path):
@@ -380,9 +406,9 @@ def test_a_failed_task_that_is_tried_again_is_taken_out_and_the_others_of_its_fi
     bad, good = compute.Found(reason="WorkerDied", message="gone"), compute.Found(energy=2.0)
     rows = [compute.row_of(task, each) for task, each in zip(tasks, (bad, good), strict=True)]
     store.save(batch_of(tasks, 2).id, Result(rows, {"positions": np.arange(4.0).reshape(2, 2)}, {}))
-    store.write_json("plan.json", {"tasks": [task.id for task in tasks]})
+    store.write_json("plan.json", {"tasks": {task.id: {"alpha": 2.0} for task in tasks}})
     assert list(StudyResults(tmp_path, tasks[0].study).table["status"]) == ["failed", "done"]
     store.forget_failed()
     table = StudyResults(tmp_path, tasks[0].study).table
-    assert list(table["task"]) == [tasks[1].id] and list(table["energy"]) == [2.0]
+    assert list(table["task"]) == [tasks[1].id] and list(table["energy"]) == [2.0] and list(table["alpha"]) == [2.0]
     np.testing.assert_array_equal(StudyResults(tmp_path, tasks[0].study).arrays(tasks[1].id)["positions"], [2.0, 3.0])

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, MdsensError
 from ..files import check_target, replacing
 from ..sweeps.run import Execution, Plan, execute, plan, planned_device
 from ..sweeps.store import Store
@@ -88,7 +88,7 @@ def _carry_out(store: Store, path: Path, todo: Plan, execution: Execution) -> in
         rate = (done + failed) / seconds
         print(f"{'computed':<17} {done + failed} in {_duration(seconds)} ({rate:.3g} per second)")
     print(f"{'failed':<17} {todo.failed + failed}")
-    if todo.failed + failed:
+    if todo.failed + failed and not stop.asked.is_set():
         _print_reasons(store.rows())
     if trouble:
         print(f"mdsens: {trouble}", file=sys.stderr)
@@ -219,6 +219,8 @@ def _estimate(todo: Plan, execution: Execution) -> None:
             for outcome in run_local(store.folder, [first, second], device, 1, Stop()):
                 ended.append(outcome)
                 bar(len(outcome.batch.tasks), 0)
+            if len(ended) != 2 or any(each.trouble for each in ended):
+                raise MdsensError(f"{TRIAL} tasks of {shape[0]} particles could not be tried: {ended[-1].message}")
             memory = max(memory, *(each.memory for each in ended))
             seconds[shape] = ended[1].seconds / len(second.tasks)
             compiling += ended[0].seconds - ended[1].seconds
@@ -260,7 +262,7 @@ def _progress(total: int, known: int) -> Iterator[Any]:
             nonlocal count, spoken
             count, now = count + more, time.monotonic()
             rate = count / (now - start)
-            left = (total - known - count) / rate
+            left = (total - known - count) / rate if rate else math.inf
             bar.update(row, advance=more, rate=f"{rate:.3g}/s", failed=f"{failed} failed" if failed else "")
             if not console.is_terminal and now - spoken > QUIET_FOR:
                 spoken = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,12 @@ from ..errors import InvalidInput, MdsensError
 from ..io import read
 from ..neighbors import AllPairs, NeighborList, automatic
 from ..packings import random_packing
-from ..parameters import parameter_value, with_parameter
+from ..parameters import with_parameter
 from ..properties import measured
 from ..relaxation import Equilibrium, Relaxation
 from ..response import Sensitivity, judged, sensitivity, sensitivity_columns
 from ..system import System
-from .tasks import Batch, Task
+from .tasks import ALONE_FROM, Batch, Task, digest_of
 
 MINIMIZERS: dict[str, Callable[[], Any]] = {
     "fire": minimizers.FIRE,
@@ -89,6 +90,8 @@ def system_of(task: Task) -> System:
     given = task.system
     if "file" not in given:
         return random_packing(**given)
+    if digest_of(task.folder / given["file"]) != given["sha256"]:
+        raise InvalidInput(f"{given['file']} is not the file any more that it was when the study was planned")
     system = read(task.folder / given["file"], diameters=given["diameters"], dim=given["dim"])
     for name, value in given.items():
         if name.startswith("species-diameter:"):
@@ -108,8 +111,9 @@ def relaxation_of(task: Task) -> Relaxation:
 
 
 def _joins(task: Task, potential: potentials.PairPotential, system: System) -> bool:
-    """Whether a task can be computed together with others: in a fixed cell that needs no images but the nearest."""
-    return relaxation_of(task).pressure is None and bool(_nearest_suffices(potential, system))
+    """Whether a task is computed together with others: a small one, in a fixed cell, without images but the nearest."""
+    small = system.n <= ALONE_FROM.get(jax.default_backend(), ALONE_FROM["gpu"])
+    return small and relaxation_of(task).pressure is None and bool(_nearest_suffices(potential, system))
 
 
 @eqx.filter_jit
@@ -127,8 +131,6 @@ def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], ba
     same = all(each.potential == task.potential for each, _, _ in filled)
     potential: Any = filled[0][1] if same else [potential for _, potential, _ in filled]
     equilibria = relax_ensemble(relaxation, potential, [system for _, _, system in filled])
-    if same:
-        equilibria = _each_its_own(equilibria, len(filled))
     members, facts = jax.device_get(
         (equilibria, _facts(equilibria, tuple(wanted.properties), tuple(wanted.response), wanted.certificate))
     )
@@ -192,7 +194,8 @@ def _judge(found: Found, facts: _Facts, one_sided: bool) -> None:
             found.failed("SolveFailed", f"the linear solve for the response to {name} cannot be trusted")
         else:
             found.responses[name] = response
-    if not found.reason and not np.isfinite(list(found.properties.values())).all():
+    moduli = [found.properties[name] for name in ("bulk_modulus", "shear_modulus") if name in found.properties]
+    if not found.reason and standing.rigid and not np.isfinite(moduli).all():
         reason = "SolveFailed" if standing.differentiable or one_sided else "NotDifferentiable"
         found.failed(reason, "the moduli are no numbers: contacts just touch, or the linear solve failed")
 
@@ -217,15 +220,6 @@ def _refuse(found: Found, rest: Equilibrium, relaxation: Relaxation) -> None:
         found.failed("NotAMinimum", f"a saddle: along one direction the curvature is {float(rest.curvature):.3g}")
 
 
-def _each_its_own(equilibria: Equilibrium, size: int) -> Equilibrium:
-    """One potential for all, as one for each."""
-    own = jax.tree.map(
-        lambda leaf: leaf if np.ndim(leaf) and len(leaf) == size else np.repeat(np.asarray(leaf)[None], size, 0),
-        equilibria.potential,
-    )
-    return dataclasses.replace(equilibria.frozen, potential=own)
-
-
 def alone(task: Task, potential: potentials.PairPotential, system: System) -> Found:
     """One task by itself."""
     found, wanted = Found(system), task.study.compute
@@ -244,16 +238,17 @@ def alone(task: Task, potential: potentials.PairPotential, system: System) -> Fo
 
 
 def row_of(task: Task, found: Found) -> dict[str, Any]:
-    """The numbers of a task, by the columns of the table; the same columns for every task of a study."""
+    """The numbers of a task, by the columns of the table; the same columns for every task of a study. What varies is
+    one column, since a task may belong to other studies, in which other parameters do.
+    """
     certificate, wanted = found.certificate, task.study.compute
     row: dict[str, Any] = {"task": task.id, "status": "failed" if found.reason else "done"}
     row |= {"reason": found.reason, "message": found.message}
     row |= {"file": task.system["file"]} if "file" in task.system else {"seed": task.seed}
-    row |= {"n": task.shape[0], "dim": task.shape[1], **task.varied}
+    row |= {"n": task.shape[0], "dim": task.shape[1], "varied": json.dumps(task.varied)}
     numbers = {"energy": found.energy} | {name: found.properties.get(name, np.nan) for name in wanted.properties}
     numbers["energy"] = found.energy
-    row |= {name: value for name, value in numbers.items() if name not in row}
-    row |= {"max_force": found.max_force, "steps": found.steps, "escapes": found.escapes}
+    row |= {**numbers, "max_force": found.max_force, "steps": found.steps, "escapes": found.escapes}
     if wanted.certificate:
         facts = {} if certificate is None else certificate.as_dict()
         facts |= {"rattlers": np.nan if certificate is None else len(certificate.rattlers)}
@@ -301,11 +296,4 @@ def arrays_of(task: Task, found: Found) -> dict[str, np.ndarray]:
 
 def _shape_of(name: str, task: Task) -> tuple[int, ...]:
     n, dim = task.shape[:2]
-    if name in ("diameters", "box"):
-        return {"diameters": (n,), "box": (dim, dim)}[name]
-    if name.startswith("species-diameter:"):
-        return ()
-    try:
-        return np.shape(parameter_value(name, potential_of(task), None))  # type: ignore[arg-type]
-    except InvalidInput:
-        return ()
+    return {"diameters": (n,), "box": (dim, dim)}.get(name, np.shape(task.potential.get(name, 0.0)))

@@ -45,15 +45,13 @@ def compute_and_save(folder: Path, batch: Batch, k: int = 0) -> Outcome:
 
 
 def record_failure(folder: Path, batch: Batch, reason: str, message: str) -> Outcome:
-    """Rows for tasks that could not be computed at all."""
-    from .compute import Found, arrays_of, row_of
+    """Rows, without arrays, for tasks that could not be computed at all."""
+    from .compute import Found, row_of
 
     found = Found(reason=reason, message=" ".join(message.split())[:500])
-    arrays = [arrays_of(task, found) for task in batch.tasks]
-    stacked = {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
     rows = [row_of(task, found) for task in batch.tasks]
     try:
-        Store(folder).save(batch.id, Result(rows, stacked, origin("", 0.0, batch)))
+        Store(folder).save(batch.id, Result(rows, {}, origin("", 0.0, batch)))
     except DiskFull as error:
         return Outcome(batch, trouble="disk", message=str(error))
     return Outcome(batch, 0, len(batch.tasks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class StudyResults:
         import pandas
 
         store = Store(self.folder)
-        rows, order = store.rows(), (store.read_json("plan.json") or {"tasks": []})["tasks"]
-        return pandas.DataFrame([rows[id] for id in order if id in rows])
+        rows, plan = store.rows(), store.read_json("plan.json") or {"tasks": {}}
+        return pandas.DataFrame([_with_varied(rows[id], varied) for id, varied in plan["tasks"].items() if id in rows])
 
     @property
     def varied(self) -> list[str]:
@@ -50,8 +50,8 @@ class StudyResults:
     def measured(self) -> list[str]:
         """The columns with what was asked for: properties, and the sizes of responses."""
         responses = [f"response_l1[{name}]" for name in self.study.compute.response]
-        names = [*self.study.compute.properties, *responses] or ["energy"]
-        return [name for name in dict.fromkeys(names) if name in self.table and name not in self.varied]
+        asked = [f"measured_{name}" if name in self.varied else name for name in self.study.compute.properties]
+        return [name for name in dict.fromkeys([*asked, *responses] or ["energy"]) if name in self.table]
 
     def arrays(self, task: str) -> dict[str, np.ndarray]:
         """What was kept of one task. **Raises** `InvalidInput` for one that is not there."""
@@ -117,7 +117,8 @@ class StudyResults:
                 continue
             for name, values in result.arrays.items():
                 if name not in found:
-                    found[name] = np.zeros((len(tasks), *values.shape[1:]), values.dtype)
+                    none = np.nan if values.dtype.kind == "f" else -1
+                    found[name] = np.full((len(tasks), *values.shape[1:]), none, values.dtype)
                 for k, place in places:
                     found[name][place] = values[k]
         return found
@@ -142,6 +143,15 @@ class StudyResults:
                 for name, values in self._stacked(list(part["task"])).items():
                     group[name] = values
         return paths
+
+
+def _with_varied(row: dict[str, Any], varied: dict[str, float]) -> dict[str, Any]:
+    """A row with the values of what varies in this study; a property of the same name is `measured_NAME`."""
+    renamed = {f"measured_{name}" if name in varied and name != "n" else name: row[name] for name in row}
+    row = {}
+    for name, value in renamed.items():
+        row |= varied if name == "varied" else {name: value}
+    return row
 
 
 def load_study(folder: str | Path) -> StudyResults:

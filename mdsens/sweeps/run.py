@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidInput
+from ..files import replacing
 from .store import Store
 from .study import Study, read_study
 from .tasks import Batch, Task, batch_of, batches_of, tasks_of
@@ -50,7 +50,7 @@ def plan(
     one that is partly known, as after a change of the study, the rest is computed.
     """
     study = read_study(path)
-    tasks = tasks_of(study, data or path.parent)
+    tasks = tasks_of(study, (data or path.parent).resolve())
     if not tasks:
         raise InvalidInput(f"{path} has no tasks")
     broken = [] if store is None else store.set_aside_broken()
@@ -70,8 +70,11 @@ def _rest(batch: Batch, known: dict[str, Any]) -> Batch:
 def execute(store: Store, path: Path, plan: Plan, execution: Execution, stop: Stop) -> Iterator[Outcome]:
     """What becomes of every batch, as they end; the folder is locked by the caller."""
     store.clean()
-    shutil.copyfile(path, store.folder / "study.toml")
-    store.write_json("plan.json", {"name": plan.study.name, "tasks": [task.id for task in plan.tasks]})
+    text = path.read_text(encoding="utf-8")
+    with replacing(store.folder / "study.toml") as file:
+        file.write_text(text, encoding="utf-8")
+    tasks = {task.id: task.varied for task in plan.tasks}
+    store.write_json("plan.json", {"name": plan.study.name, "tasks": tasks})
     started = _reporter(store)
     try:
         yield from _outcomes(store, plan, execution, stop, started)
@@ -86,13 +89,14 @@ def _outcomes(
     if execution.executor == "slurm":
         from .slurm import run_slurm
 
-        device = "cpu" if execution.device == "auto" else execution.device
-        yield from run_slurm(folder, batches, device, stop, execution.options, execution.jobs, started)
+        yield from run_slurm(folder, batches, planned_device(execution), stop, execution, started)
     elif execution.executor == "dask":
         from .dask import run_dask
 
         if execution.scheduler is None:
             raise InvalidInput("the executor dask needs the address of a scheduler: --scheduler tcp://…")
+        if execution.device != "auto" or execution.workers is not None:
+            raise InvalidInput("Dask's workers have the devices that they were given: leave out --device and --workers")
         yield from run_dask(folder, batches, execution.scheduler, stop, started)
     else:
         device, workers = places(execution.device, execution.workers)
@@ -113,4 +117,5 @@ def planned_device(execution: Execution) -> str:
     """For which kind of device batches are made; of another machine's it is what was asked for."""
     if execution.executor == "local":
         return places(execution.device, execution.workers)[0]
-    return "gpu" if execution.device == "gpu" else "cpu"
+    asked = "gpu" in execution.options.get("gres", "") and execution.device == "auto"
+    return "gpu" if asked or execution.device == "gpu" else "cpu"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput, MdsensError
 from .store import Store
 from .tasks import Batch
 from .workers import Outcome, Stop, places, run_local
+
+if TYPE_CHECKING:
+    from .run import Execution
 
 ATTEMPTS = 5
 """How often batches are submitted, whose jobs ended without a result."""
@@ -46,31 +50,35 @@ def run_slurm(
     batches: Sequence[Batch],
     device: str,
     stop: Stop,
-    options: dict[str, Any],
-    jobs_at_most: int,
+    execution: Execution,
     started: Callable[[list[Batch]], None],
 ) -> Iterator[Outcome]:
     """Submits what no job is at work on already, and waits. Where this process ends, the jobs go on.
 
     **Raises** `InvalidInput` where submitit or SLURM is not there, `MdsensError` where jobs end without results.
     """
-    store, left, attempts = Store(folder), {batch.id: batch for batch in batches}, 0
+    store, left = Store(folder), {batch.id: batch for batch in batches}
+    attempts: Counter[str] = Counter()
     while left and not stop.asked.is_set():
         jobs = _underway(store)
+        if jobs is None:  # SLURM does not answer
+            stop.asked.wait(5 * POLL)
+            continue
         underway = {id for ids in jobs.values() for id in ids}
         for batch in _landed(store, list(left.values()), every_file=not underway >= set(left)):
             del left[batch.id]
             failed = sum(row["status"] == "failed" for row in store.rows_of(batch))
             yield Outcome(batch, len(batch.tasks) - failed, failed)
         missing = [batch for batch in left.values() if batch.id not in underway]
-        if missing and attempts == ATTEMPTS:
+        hopeless = [batch for batch in missing if attempts[batch.id] == ATTEMPTS]
+        if hopeless:
             raise MdsensError(
-                f"{len(missing)} batches have no result after {ATTEMPTS} submissions; what their jobs said is in "
+                f"{len(hopeless)} batches have no result after {ATTEMPTS} submissions; what their jobs said is in "
                 f"{folder}/slurm"
             )
         if missing:
-            _submit(store, missing, device, options, jobs_at_most)
-            attempts += 1
+            _submit(store, missing, device, execution)
+            attempts.update(batch.id for batch in missing)
         started([batch for id, batch in left.items() if id in underway])
         stop.asked.wait(POLL if left else 0.0)
 
@@ -82,16 +90,16 @@ def _landed(store: Store, batches: Sequence[Batch], every_file: bool) -> list[Ba
     return [each for each in batches if each.id in finished or all(task.id in rows for task in each.tasks)]
 
 
-def _submit(store: Store, batches: list[Batch], device: str, options: dict[str, Any], jobs_at_most: int) -> None:
+def _submit(store: Store, batches: list[Batch], device: str, execution: Execution) -> None:
     try:
         import submitit
     except ImportError as error:
         raise InvalidInput("the executor slurm needs submitit: pip install 'mdsens[slurm]'") from error
     log = store.folder.absolute() / "slurm"
     log.mkdir(exist_ok=True)
-    count = min(jobs_at_most, len(batches))
+    count, options = min(execution.jobs, len(batches)), execution.options
     shares = [batches[k::count] for k in range(count)]
-    workers = options.get("cpus_per_task", 1) if device == "cpu" else None
+    workers = execution.workers or (options.get("cpus_per_task", 1) if device == "cpu" else None)
     try:
         executor = submitit.SlurmExecutor(folder=log, max_num_timeout=1000)
         executor.update_parameters(job_name="mdsens", array_parallelism=count, signal_delay_s=60, **options)
@@ -105,17 +113,19 @@ def _submit(store: Store, batches: list[Batch], device: str, options: dict[str, 
     store.write_json("slurm/jobs.json", known)
 
 
-def _underway(store: Store) -> dict[str, list[str]]:
-    """The batches of every job that SLURM still has, pending or running."""
+def _underway(store: Store) -> dict[str, list[str]] | None:
+    """The batches of every job that SLURM still has, pending or running; None where it does not answer."""
     known: dict[str, list[str]] = store.read_json("slurm/jobs.json") or {}
-    if not known:
-        return {}
-    arrays = sorted({job.partition("_")[0] for job in known})
     alive: set[str] = set()
-    for array in arrays:
-        answer = subprocess.run(
-            ["squeue", "--noheader", "--array", "--format=%i %T", "--jobs", array],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        alive |= {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    for array in sorted({job.partition("_")[0] for job in known}):
+        ask = ["squeue", "--noheader", "--array", "--format=%i", "--jobs", array]
+        try:
+            answer = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            return None
+        except FileNotFoundError as error:
+            raise InvalidInput("there is no SLURM here: squeue is not found") from error
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            return None
+        alive |= set(answer.stdout.split())
     return {job: ids for job, ids in known.items() if job in alive}

@@ -20,6 +20,8 @@ import os
 import platform
 import socket
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ from ..files import replacing
 if TYPE_CHECKING:
     from .tasks import Batch
 
-TEXT = ("task", "status", "reason", "message", "file")
+TEXT = ("task", "status", "reason", "message", "file", "varied")
 """Columns of words; all others are numbers."""
 
 
@@ -68,9 +70,8 @@ class Store:
             raise InvalidInput(f"{self.folder} is a file; name a folder for the results")
         try:
             self.batches.mkdir(parents=True, exist_ok=True)
-            with replacing(self.folder / "writable.txt") as test:
-                test.write_text("yes")
-            (self.folder / "writable.txt").unlink()
+            with tempfile.TemporaryFile(dir=self.folder) as test:
+                test.write(b"yes")
         except OSError as error:
             raise InvalidInput(f"{self.folder} cannot be written to: {error.strerror or error}") from error
 
@@ -133,9 +134,13 @@ class Store:
         return False
 
     def clean(self) -> None:
-        """Removes what runs that were killed left half-written."""
-        for unfinished in [*self.batches.glob(".*"), *self.folder.glob(".*-*.*")]:
-            unfinished.unlink(missing_ok=True)
+        """Removes what processes of this machine that are no more, or any others an hour ago, left half-written."""
+        for unfinished in self.batches.glob(".*-*-*.h5"):
+            *host, pid = unfinished.stem.split("-")[1:]
+            here = "-".join(host) == _host() and not Path(f"/proc/{pid}").exists()
+            with contextlib.suppress(FileNotFoundError):
+                if here or time.time() - unfinished.stat().st_mtime > 3600:
+                    unfinished.unlink()
 
     def save(self, id: str, result: Result) -> Path:
         """The result of the batch of that id: written in memory, then beside, then moved to its place.
@@ -144,7 +149,7 @@ class Store:
         """
         content = _file_of(result)
         path = self.batches / f"{id}.{_checksum(content)}.h5"
-        unfinished = self.batches / f".{id}-{os.getpid()}.h5"
+        unfinished = self.batches / f".{id}-{_host()}-{os.getpid()}.h5"
         try:
             with unfinished.open("wb") as file:
                 file.write(content)
@@ -152,10 +157,7 @@ class Store:
                 os.fsync(file.fileno())
             unfinished.replace(path)
         except OSError as error:
-            raise DiskFull(
-                f"a result could not be written to {self.batches}: {error.strerror}. All before it are safe: make "
-                "room, and give the same command again"
-            ) from error
+            raise self._disk_full("a result", error) from error
         finally:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
@@ -210,8 +212,18 @@ class Store:
         return broken
 
     def write_json(self, name: str, content: Any) -> None:
-        with replacing(self.folder / name) as file:
-            file.write_text(json.dumps(content) + "\n")
+        """**Raises** `DiskFull` where that cannot be done."""
+        try:
+            with replacing(self.folder / name) as file:
+                file.write_text(json.dumps(content) + "\n")
+        except OSError as error:
+            raise self._disk_full(name, error) from error
+
+    def _disk_full(self, what: str, error: OSError) -> DiskFull:
+        return DiskFull(
+            f"{what} could not be written to {self.folder}: {error.strerror}. All before it is safe: make room, and "
+            "give the same command again"
+        )
 
     def read_json(self, name: str) -> Any:
         """None where it is not there, or cannot be read."""
@@ -287,6 +299,10 @@ def _unescaped(name: str) -> str:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
 
 
 def _now() -> str:

@@ -114,16 +114,28 @@ class PotentialSection(BaseModel):
 
     @model_validator(mode="after")
     def _parameters(self) -> PotentialSection:
-        what = f"parameter of {self.name}"
-        _raise([fault for name in self.parameters for fault in _not_one_of(name, self.offered, what)])
+        from .. import potentials
+        from ..parameters import parameters_of
+        from ..validation import check_shapes
+
+        what, known = f"parameter of {self.name}", parameters_of(potentials.NAMED[self.name]())
+        _raise([fault for name in self.parameters for fault in _not_one_of(name, known, what)])
+        try:
+            check_shapes(potentials.NAMED[self.name](**self.parameters))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"that makes no {self.name}: {str(error).splitlines()[0]}") from error
         return self
 
     @property
     def offered(self) -> list[str]:
+        """The parameters that may vary, or be responded to."""
+        import equinox as eqx
+
         from .. import potentials
         from ..parameters import parameters_of
 
-        return parameters_of(potentials.NAMED[self.name]())
+        potential = potentials.NAMED[self.name]()
+        return [name for name in parameters_of(potential) if eqx.is_array(getattr(potential, name))]
 
 
 class RelaxationSection(Section):
@@ -244,6 +256,14 @@ class Study(Section):
             return []
         return list(range(self.seeds)) if isinstance(self.seeds, int) else _distinct(self.seeds)
 
+    @field_validator("seeds")
+    @classmethod
+    def _of_random_packings(cls, seeds: Any, info: ValidationInfo) -> Any:
+        system = info.data.get("system")
+        if system is not None and system.files is not None:
+            raise ValueError("packings from files have no seeds: leave that out")
+        return seeds
+
     @field_validator("sweep")
     @classmethod
     def _can_vary(cls, sweep: SweepSection, info: ValidationInfo) -> SweepSection:
@@ -252,10 +272,8 @@ class Study(Section):
             if "potential" in info.data or name in STARTS:
                 faults += _not_one_of(name, offered, "parameter to vary")
             values = [varied.low, varied.high] if isinstance(varied, Range) else varied
-            if name == "n" and (
-                isinstance(varied, Range) or any(value != round(value) or value < 2 for value in values)
-            ):
-                faults.append("n varies over a list of whole numbers, from 2 on")
+            if name == "n":
+                faults += _faults_of_sizes(varied, info.data.get("system"))
             if (name == "packing_fraction" or name.startswith("species-diameter:")) and min(values) <= 0:
                 faults.append(f"{name} must be positive, and {min(values):g} is not")
         seeds = info.data.get("seeds", 1)
@@ -277,6 +295,14 @@ class Study(Section):
 
 STARTS = ("n", "packing_fraction", "pressure")
 """What can vary, but is no parameter to respond to."""
+
+
+def _faults_of_sizes(varied: Range | list[float], system: SystemSection | None) -> list[str]:
+    if isinstance(varied, Range) or any(value != round(value) or not 2 <= value <= 1_000_000 for value in varied):
+        return ["n varies over a list of whole numbers, from 2 to 1000000"]
+    if system is not None and min(varied) < len(system.sizes):
+        return [f"{min(varied):g} particles cannot have {len(system.sizes)} different diameters"]
+    return []
 
 
 def _variable(known: Mapping[str, Any]) -> Iterator[str]:
@@ -306,7 +332,7 @@ def read_study(path: Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or numbers beyond all bounds
         raise InvalidInput(f"{path} is no TOML: {error}") from error
     try:
         return Study.model_validate(content)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
-from .study import Range, Study
+from .study import MOST_TASKS, Range, Study
 
 FORMAT = 1
 """Of what a task's id is made from: a higher number computes everything anew."""
@@ -21,6 +21,12 @@ BYTES_AT_ONCE = {"cpu": 1e9, "gpu": 2e10}
 """That a batch may take, as far as can be told beforehand; when memory runs out all the same, it is halved."""
 
 MEMBERS_AT_ONCE = {"cpu": 64, "gpu": 4096}
+
+ALONE_FROM = {"cpu": 500, "gpu": 5000}
+"""Particles beyond which packings are relaxed one after another, with Newton's method for the last digits."""
+
+MEMBERS_ALONE = 4
+"""Of a batch of such, or at constant pressure: what is lost when it is interrupted."""
 
 SIMILAR = 1.2
 """The ratio of packing fractions from which on neighbor lists are better of different lengths."""
@@ -77,6 +83,10 @@ def tasks_of(study: Study, folder: Path) -> list[Task]:
     **Raises** `InvalidInput` where its files are not there, or cannot be read.
     """
     sources = list(_sources(study, folder))
+    if study.sweep.points * len(sources) > MOST_TASKS:
+        raise InvalidInput(
+            f"{study.sweep.points} combinations of {len(sources)} files are more than {MOST_TASKS} tasks"
+        )
     shared = {key: getattr(study, key).model_dump() for key in ("relaxation", "compute", "keep")}
     tasks = [
         _task(study, folder, point, source, shared) for point in _points(study) for source in sources
@@ -123,8 +133,11 @@ def _at_once(task: Task, device: str) -> int:
     if given is not None:
         return given
     n, dim = task.shape[:2]
+    if n > ALONE_FROM[device] or "pressure" in task.varied or task.study.relaxation.pressure is not None:
+        return MEMBERS_ALONE
     freedoms = min(n * dim, 1200)  # beyond, no dense matrices
-    bytes_each = 8.0 * (8.0 * freedoms**2 + 400.0 * n * dim)
+    columns = 4.0 * n * dim * n if "diameters" in task.study.compute.response else 0.0
+    bytes_each = 8.0 * (8.0 * freedoms**2 + 400.0 * n * dim + columns)
     return max(1, min(MEMBERS_AT_ONCE[device], int(BYTES_AT_ONCE[device] / bytes_each)))
 
 
@@ -174,7 +187,10 @@ def _sources(study: Study, folder: Path) -> Iterator[dict[str, Any]]:
         return
     root = folder.resolve()
     for pattern in study.system.files:
-        paths = sorted(path for path in root.glob(pattern) if path.is_file())
+        try:
+            paths = sorted(path for path in root.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise InvalidInput(f"system.files: {pattern} is no pattern of names: {error}") from error
         if not paths:
             raise InvalidInput(f"system.files: there is no file {pattern} in {folder}")
         for path in paths:
@@ -187,13 +203,18 @@ def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
     from ..io import read
 
     system = read(path, diameters=study.system.diameters, dim=study.system.dim if _dim_given(study) else None)
+    wanted = [name for name in study.compute.properties if name not in ("energy", "contact_number")]
+    wanted += [name for name in study.compute.response if name == "box"]
+    wanted += ["pressure"] if "pressure" in study.sweep.parameters or study.relaxation.pressure is not None else []
+    if wanted and not system.periodic:
+        raise InvalidInput(f"{name} has open boundaries, and so no {', '.join(wanted)}: leave that out of the study")
     kinds = int(system.species.max()) + 1
     for known in [*study.sweep.parameters, *study.compute.response]:
         if known.startswith("species-diameter:") and int(known.partition(":")[2]) >= kinds:
             raise InvalidInput(f"{name} has {kinds} species, from 0 on: there is no {known} in it")
     return {
         "file": name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": digest_of(path),
         "shape": (system.n, system.dim, system.periodic),
     }
 
@@ -235,6 +256,10 @@ def _task(
         study=study,
         folder=folder,
     )
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _digest(content: Any) -> str:

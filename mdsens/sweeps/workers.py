@@ -81,7 +81,9 @@ def places(device: str, workers: int | None) -> tuple[str, int]:
         raise InvalidInput(
             "there is no GPU that JAX can use here; leave --device out, or install mdsens[cuda] where there is one"
         )
-    return ("gpu", workers or gpus) if gpus else ("cpu", workers or len(os.sched_getaffinity(0)))
+    if gpus:
+        return "gpu", min(workers or gpus, gpus)
+    return "cpu", workers or len(os.sched_getaffinity(0))
 
 
 def run_local(
@@ -134,7 +136,7 @@ class _Workers:
         self.pools: dict[int, ProcessPoolExecutor] = {}
         self.flying: dict[Future[Outcome], tuple[int, Batch]] = {}
         self.compiled: dict[int, set[tuple[Any, ...]]] = {}
-        self.out_of_memory = _kills_for_memory()
+        self.kills: dict[int, int] = {}
 
     def send(self, waiting: deque[Batch]) -> None:
         """One of the waiting batches to an idle worker: of a shape that it has compiled, or that no other has."""
@@ -144,6 +146,7 @@ class _Workers:
         batch = min(waiting, key=lambda each: (each.shape not in mine, each.shape in others))
         waiting.remove(batch)
         mine.add(batch.shape)
+        self.kills[k] = _kills_for_memory()
         while True:
             if k not in self.pools:
                 context = multiprocessing.get_context("spawn")
@@ -167,9 +170,9 @@ class _Workers:
                 outcomes.append(future.result())
             except BrokenProcessPool:
                 self._bury(k)
-                kills, before = _kills_for_memory(), self.out_of_memory
-                self.out_of_memory = kills
-                outcomes.append(Outcome(batch, trouble="memory" if kills > before else "death"))
+                outcomes.append(Outcome(batch, trouble="memory" if _kills_for_memory() > self.kills[k] else "death"))
+            except Exception as error:  # what a worker could not put into words
+                outcomes.append(Outcome(batch, trouble="death", message=f"{type(error).__name__}: {error}"))
         return outcomes
 
     def given_up(self, outcome: Outcome) -> Outcome:
@@ -211,6 +214,7 @@ def _begin(device: str, k: int) -> None:
     if device == "gpu":
         visible = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[k % len(visible)] if visible else str(k)
+        os.environ["JAX_PLATFORMS"] = "cuda"
         return
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
