@@ -57,12 +57,12 @@ _HOME = {
     "validity": "interval",
     "write": "io",
 }
-_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials", "properties")
+_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials", "properties", "studies")
 
 __all__ = [*_HOME, *_ROOMS]
 
 if TYPE_CHECKING:
-    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials, properties
+    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials, properties, studies
     from .certificate import Certificate
     from .ensemble import relax_ensemble
     from .errors import (

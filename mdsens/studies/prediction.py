@@ -1,0 +1,232 @@
+"""The relaxed structure and energy at other parameters, without relaxing again.
+
+Along dθ the particles move by their response, x(θ) = x* + ∂x*/∂θ dθ, which is right to first order. By the 2n+1 theorem
+(Hylleraas 1930) the energy *at* these positions and the new parameters is right to third order, since it is stationary:
+nothing but one evaluation is needed. One Newton step from there with the Hessian that is known already,
+x - H⁺∇E(x, θ), makes positions right to second order and the energy to fifth, and the next such step, not taken, tells
+how far off they are. It is what Maliyov, Grigorev and Swinburne (arXiv 2407.02414) predict with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import implicit
+from ..errors import InvalidInput
+from ..hessian import gradient
+from ..nearby import check_fixed_cell
+from ..neighbors import Neighbors, automatic, sized
+from ..potentials import PairPotential
+from ..properties import check_properties, measured
+from ..relaxation import Equilibrium
+from ..unknowns import Unknowns, as_function
+
+ALL_PAIRS_UP_TO = 32
+"""Particles; beyond, predictions look at those that are close to each other only."""
+
+MEMBERS_AT_ONCE = 100
+"""Parameter sets that are predicted together."""
+
+
+class Predicted(eqx.Module):
+    """What is predicted for one set of parameters, or with a leading axis [m] for many.
+
+    `positions` [n, d] and `energy`; `position_error`, how far the particle that is farthest off would go in the next
+    Newton step, and `energy_error`, what it would gain: estimates, both, good while contacts stay. `contact_changes`
+    are the pairs that touch here and did not, or the other way; with any of them, or with particles so far from
+    where they were that not all pairs are known, the prediction does not hold, and `holds` is False.
+    """
+
+    values: Float[Array, "*m k"]
+    positions: Float[Array, "*m n d"]
+    energy: Float[Array, " *m"]
+    position_error: Float[Array, " *m"]
+    energy_error: Float[Array, " *m"]
+    contact_changes: Int[Array, " *m"]
+    holds: Bool[Array, " *m"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """An equilibrium as a function of some parameters, near the values that they have: `model(values)`.
+
+    `labels` are the names of the k components, `values` [k] what they are at the equilibrium, `response` [n, d, k]
+    the motion of particles along each, `slope` [k] and `curvature` [k, k] the first and second derivatives of the
+    energy of the relaxed system. `properties` are those asked for, at the equilibrium, and `property_slopes` [p, k]
+    their derivatives.
+    """
+
+    equilibrium: Equilibrium
+    unknowns: Unknowns
+    order: Literal[1, 2]
+    values: np.ndarray
+    response: np.ndarray
+    slope: np.ndarray
+    curvature: np.ndarray
+    properties: dict[str, float]
+    property_slopes: np.ndarray
+    held: implicit.Held
+    pairs: Neighbors
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.unknowns.labels
+
+    def __call__(self, values: ArrayLike | Mapping[str, Any]) -> Predicted:
+        """What is predicted.
+
+        **Arguments:** `values`, of all components [k], of many sets of them [m, k], or those that change, by name.
+
+        **Raises** `InvalidInput` for another number of components, or a name that is none.
+        """
+        wanted = self._vector(values)
+        if wanted.ndim == 1:
+            return jax.tree.map(lambda leaf: leaf[0], self._together(wanted[None]))
+        return self._together(wanted)
+
+    def property_values(self, values: ArrayLike | Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The properties asked for, to first order; each a number, or [m] of them."""
+        change = (self._vector(values) - self.values) @ self.property_slopes.T
+        return {name: value + change[..., i] for i, (name, value) in enumerate(self.properties.items())}
+
+    def _vector(self, values: ArrayLike | Mapping[str, Any]) -> np.ndarray:
+        if isinstance(values, Mapping):
+            wanted = self.values.copy()
+            for name, value in values.items():
+                of_it = [label == name or label.startswith(f"{name}[") for label in self.labels]
+                if not any(of_it):
+                    raise InvalidInput(
+                        f"there is no {name!r} in this prediction; there are {', '.join(self.labels[:8])}"
+                    )
+                wanted[of_it] = np.ravel(value)
+            return wanted
+        wanted = np.asarray(values, dtype=float)
+        wanted = wanted[None] if wanted.ndim == 0 and len(self.values) == 1 else wanted
+        if wanted.ndim not in (1, 2) or wanted.shape[-1] != len(self.values):
+            raise InvalidInput(
+                f"values must have {len(self.values)} components ({', '.join(self.labels[:8])}), one set [k] or many "
+                f"[m, k], not the shape {list(wanted.shape)}"
+            )
+        return wanted
+
+    def _together(self, wanted: np.ndarray) -> Predicted:
+        """A hundred sets at a time, the last hundred filled up, so that all are compiled once."""
+        at_once, here = min(len(wanted), MEMBERS_AT_ONCE), self.equilibrium.frozen
+        known = here, self.unknowns, self.order, jnp.asarray(self.response), self.held, self.pairs
+        parts = []
+        for first in range(0, len(wanted), at_once):
+            chosen = wanted[first : first + at_once]
+            filled = np.concatenate([chosen, np.repeat(chosen[-1:], at_once - len(chosen), axis=0)])
+            found = jax.device_get(_predicted(*known, jnp.asarray(filled)))
+            parts.append([leaf[: len(chosen)] for leaf in jax.tree.leaves(found)])
+        joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(found), joined)
+
+
+def predict(
+    equilibrium: Equilibrium, wrt: str | Iterable[str], order: Literal[1, 2] = 1, properties: Iterable[str] = ()
+) -> Prediction:
+    """A model of how an equilibrium depends on parameters near the values that they have.
+
+    **Arguments:** `wrt`, the names of parameters (as for `mdsens.sensitivity`). `order`, that of the positions; the
+    energy is right to order 2 `order` + 1. `properties`, names of properties to be predicted to first order.
+
+    **Raises** `InvalidInput` for an unknown name, at constant pressure, or for a potential that is no sum over pairs,
+    and what `mdsens.sensitivity` raises where there is no response.
+    """
+    if order not in (1, 2):
+        raise InvalidInput(f"positions are predicted to order 1 or 2, not {order}")
+    check_fixed_cell(equilibrium)
+    if not isinstance(equilibrium.potential, PairPotential):
+        raise InvalidInput("contacts are followed of sums over pairs only: this potential is none")
+    names = check_properties(properties)
+    equilibrium.check()
+    here = equilibrium.frozen
+    implicit.refuse(here.system, here.potential, here.close, here.rule, here.curvature)
+    unknowns = Unknowns.of(wrt, here.potential, here.system)
+    values = unknowns.vector(here.potential, here.system)
+    response, slope, curvature, at_rest, property_slopes = map(np.asarray, _model(here, unknowns, names, values))
+    held = _held(here)
+    pairs = sized(automatic(here.potential, here.system, ALL_PAIRS_UP_TO), here.potential, here.system)
+    return Prediction(
+        equilibrium=equilibrium,
+        unknowns=unknowns,
+        order=order,
+        values=np.asarray(values),
+        response=response,
+        slope=slope,
+        curvature=0.5 * (curvature + curvature.T),
+        properties=dict(zip(names, at_rest.tolist(), strict=True)),
+        property_slopes=property_slopes,
+        held=held,
+        pairs=pairs.only(~held.standing.rattlers),
+    )
+
+
+@eqx.filter_jit
+def _held(equilibrium: Equilibrium) -> implicit.Held:
+    rule = equilibrium.rule
+    potential, system, softest = equilibrium.potential, equilibrium.system, equilibrium.curvature
+    return implicit.hold(system, potential, equilibrium.close, rule, softest).decomposed()
+
+
+@eqx.filter_jit
+def _model(
+    equilibrium: Equilibrium, unknowns: Unknowns, names: tuple[str, ...], values: Float[Array, " k"]
+) -> tuple[Array, ...]:
+    def energy(values: Array) -> Array:
+        return as_function(equilibrium, unknowns, values).energy
+
+    def asked(values: Array) -> Array:
+        return measured(as_function(equilibrium, unknowns, values), names) if names else jnp.zeros(0, values.dtype)
+
+    response = jax.jacfwd(lambda values: as_function(equilibrium, unknowns, values).positions)(values)
+    slope, curvature = jax.grad(energy)(values), jax.jacfwd(jax.grad(energy))(values)
+    return response, slope, curvature, asked(values), jax.jacfwd(asked)(values)
+
+
+@eqx.filter_jit
+def _predicted(
+    equilibrium: Equilibrium,
+    unknowns: Unknowns,
+    order: int,
+    response: Float[Array, "n d k"],
+    held: implicit.Held,
+    pairs: Neighbors,
+    wanted: Float[Array, "m k"],
+) -> Predicted:
+    system, potential = equilibrium.system, equilibrium.potential
+    assert isinstance(potential, PairPotential)
+    touching = potential.pairs(system, pairs).interacts
+    start = unknowns.vector(potential, system)
+
+    def one(values: Float[Array, " k"]) -> Predicted:
+        there, moved = unknowns.put(values, potential, system)
+        assert isinstance(there, PairPotential)
+        x = system.positions + response @ (values - start)
+        step = held.solve(gradient(there, moved.replace(positions=x), pairs))
+        for _ in range(1, order):
+            x = x - step
+            step = held.solve(gradient(there, moved.replace(positions=x), pairs))
+        here = moved.replace(positions=x)
+        changes = jnp.sum(there.pairs(here, pairs).interacts != touching)
+        return Predicted(
+            values=values,
+            positions=x,
+            energy=there.energy(here, pairs),
+            position_error=jnp.sqrt(jnp.max(jnp.sum(step**2, axis=-1))),
+            energy_error=0.5 * jnp.abs(jnp.sum(step * gradient(there, here, pairs))),
+            contact_changes=changes,
+            holds=(changes == 0) & ~pairs.stale(x) & jnp.all(jnp.isfinite(x)),
+        )
+
+    return jax.vmap(one)(wanted)

@@ -1,0 +1,120 @@
+"""What is not known of the parameters, carried forward to energy, positions and properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from ..errors import InvalidInput
+from .prediction import Predicted, Prediction
+
+MANY_BEYOND = 0.05
+"""The fraction of samples beyond the contact changes from which on a warning is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Propagated:
+    """Means and standard deviations, linear in the uncertainty; of the energy's mean also the second-order term.
+
+    `energy_mean`, `energy_std`; `positions_std` [n, d], length; `properties_std` by name; `shares` of the energy's
+    variance by component, largest first, each the part that is gone where this component is known exactly: they sum to
+    one where components are independent.
+    """
+
+    energy_mean: float
+    energy_std: float
+    positions_std: np.ndarray
+    properties_std: dict[str, float]
+    shares: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Of parameter sets drawn at random and predicted: means, standard deviations, and all that was `predicted`.
+
+    `beyond` is the fraction of them across a contact change, where predictions do not hold.
+    """
+
+    energy_mean: float
+    energy_std: float
+    positions_mean: np.ndarray
+    positions_std: np.ndarray
+    properties_mean: dict[str, float]
+    properties_std: dict[str, float]
+    beyond: float
+    predicted: Predicted
+
+
+def propagate(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any]) -> Propagated:
+    """What an uncertainty of the parameters makes of energy, positions and properties, to first order.
+
+    **Arguments:** `uncertainty`, a covariance matrix [k, k], standard deviations [k], or standard deviations by name
+    (others are known exactly).
+
+    **Raises** `InvalidInput` for another shape, or what is no covariance.
+    """
+    covariance = covariance_of(model, uncertainty)
+    variance = float(model.slope @ covariance @ model.slope)
+    along = covariance @ model.slope
+    known = np.diag(covariance) > 0.0
+    parts = np.divide(along**2, np.diag(covariance), out=np.zeros_like(along), where=known) / (variance or 1.0)
+    order = np.argsort(-parts, kind="stable")
+    moves = np.einsum("ndk,kl,ndl->nd", model.response, covariance, model.response)
+    spread = np.einsum("pk,kl,pl->p", model.property_slopes, covariance, model.property_slopes)
+    return Propagated(
+        energy_mean=float(model.equilibrium.energy) + 0.5 * float(np.sum(model.curvature * covariance)),
+        energy_std=float(np.sqrt(variance)),
+        positions_std=np.sqrt(np.maximum(moves, 0.0)),
+        properties_std=dict(zip(model.properties, np.sqrt(np.maximum(spread, 0.0)).tolist(), strict=True)),
+        shares={model.labels[i]: float(parts[i]) for i in order},
+    )
+
+
+def sample(
+    model: Prediction, uncertainty: ArrayLike | Mapping[str, Any], members: int = 1000, seed: int = 0
+) -> Sampled:  # fmt: skip
+    """Parameter sets drawn from a normal distribution around those of the model, and what it predicts for each.
+
+    **Warns** where more than one in twenty is beyond a contact change. **Raises** as `propagate`.
+    """
+    covariance = covariance_of(model, uncertainty)
+    values = np.random.default_rng(seed).multivariate_normal(model.values, covariance, members, method="eigh")
+    predicted, properties = model(values), model.property_values(values)
+    beyond = float(np.mean(~predicted.holds))
+    if beyond > MANY_BEYOND:
+        warnings.warn(
+            f"{beyond:.0%} of the {members} parameter sets lie beyond a contact change, where the prediction does not "
+            "hold: relax these (mdsens.relax_ensemble), or take a smaller uncertainty",
+            stacklevel=2,
+        )
+    return Sampled(
+        energy_mean=float(np.mean(predicted.energy)),
+        energy_std=float(np.std(predicted.energy, ddof=1)),
+        positions_mean=np.mean(predicted.positions, axis=0),
+        positions_std=np.std(predicted.positions, axis=0, ddof=1),
+        properties_mean={name: float(np.mean(each)) for name, each in properties.items()},
+        properties_std={name: float(np.std(each, ddof=1)) for name, each in properties.items()},
+        beyond=beyond,
+        predicted=predicted,
+    )
+
+
+def covariance_of(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any]) -> np.ndarray:
+    """The covariance matrix [k, k] that is meant. **Raises** `InvalidInput` if there is none."""
+    k = len(model.values)
+    if isinstance(uncertainty, Mapping):
+        uncertainty = model.unknowns.spread(uncertainty, 0.0)
+    given = np.asarray(uncertainty, dtype=float)
+    covariance = np.diag(np.atleast_1d(given) ** 2) if given.ndim < 2 else given
+    if covariance.shape != (k, k) or not np.isfinite(covariance).all():
+        raise InvalidInput(f"an uncertainty of {k} components is {k} standard deviations or a matrix [{k}, {k}]")
+    if np.min(np.linalg.eigvalsh(0.5 * (covariance + covariance.T))) < -1e-12 * np.max(np.abs(covariance)):
+        raise InvalidInput("this matrix is no covariance: along some direction the variance would be negative")
+    if not np.allclose(covariance, covariance.T):
+        raise InvalidInput("a covariance is symmetric, and this matrix is not")
+    return covariance
