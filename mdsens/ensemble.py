@@ -298,7 +298,8 @@ def _looked_at(kind: AllPairs | NeighborList, members: _Members, run: _Run) -> t
 def _near_touching(members: _Members, close: Neighbors) -> Neighbors:
     if not isinstance(members.potential, PairPotential):
         return close
-    return neighbors.only_chosen(close, np.asarray(_which_near(members, close)), members.system.positions.shape[1])
+    _, n, d = members.system.positions.shape
+    return neighbors.only_chosen(close, np.asarray(_which_near(members, close)), n, least=2.0**d)
 
 
 @eqx.filter_jit

@@ -193,8 +193,9 @@ def automatic(
     if not math.isfinite(pairs + row):
         return kind
     spread = (1.0 + math.sqrt(2.0 * math.log(members))) / math.sqrt(system.n * pairs + 1.0)
-    room = 1.1 if members == 1 else max(1.1, 1.0 + spread)
-    return dataclasses.replace(kind, pairs_per_particle=_coarse(room * pairs), per_row=4 * math.ceil(row / 4))
+    room, words = (1.1, 4) if members == 1 else (max(1.1, 1.0 + spread), WORD)
+    per_row = words * math.ceil(row / words)
+    return dataclasses.replace(kind, pairs_per_particle=_coarse(room * pairs), per_row=per_row)
 
 
 @eqx.filter_jit
@@ -256,12 +257,14 @@ def near_touching(neighbors: Neighbors, potential: Potential, system: System) ->
     return only_chosen(neighbors, np.asarray(are_near_touching(neighbors, potential, system)), system.n)
 
 
-def only_chosen(neighbors: Neighbors, chosen: np.ndarray, n: int) -> Neighbors:
-    """The chosen pairs [p], or of each member of an ensemble [m, p], in as many slots as the fullest needs and some."""
+def only_chosen(neighbors: Neighbors, chosen: np.ndarray, n: int, least: float = 1.0) -> Neighbors:
+    """The chosen pairs [p], or of each member of an ensemble [m, p], in as many slots as the fullest needs and some, at
+    least so many for each particle.
+    """
     coarse = isinstance(neighbors.kind, AllPairs) or chosen.ndim > 1
     classes = 1 if coarse else 8  # in large systems numbers vary little
     counts = np.count_nonzero(chosen, axis=-1, keepdims=True)
-    each = max(1.0, 1.05 * int(np.max(counts)) / n)
+    each = max(least, 1.05 * int(np.max(counts)) / n)
     room = math.ceil(n * 2.0 ** (math.ceil(classes * math.log2(each)) / classes))
     if room >= chosen.shape[-1] or np.any(neighbors.overflow):
         return neighbors

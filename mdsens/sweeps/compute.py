@@ -127,7 +127,7 @@ def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], ba
     task = filled[0][0]
     relaxation, wanted = relaxation_of(task), task.study.compute
     if batch.fullest is not None:
-        relaxation = dataclasses.replace(relaxation, neighbors=_roomy(*filled[0][1:], batch.fullest, len(filled)))
+        relaxation = dataclasses.replace(relaxation, neighbors=_roomy(batch.fullest, len(filled)))
     same = all(each.potential == task.potential for each, _, _ in filled)
     potential: Any = filled[0][1] if same else [potential for _, potential, _ in filled]
     equilibria = relax_ensemble(relaxation, potential, [system for _, _, system in filled])
@@ -200,13 +200,9 @@ def _judge(found: Found, facts: _Facts, one_sided: bool) -> None:
         found.failed(reason, "the moduli are no numbers: contacts just touch, or the linear solve failed")
 
 
-def _roomy(
-    potential: potentials.PairPotential, system: System, fullest: float, members: int
-) -> AllPairs | NeighborList:
-    """Pairs with room for the densest batch, so that all are compiled once."""
-    assert system.box is not None
-    denser = system.deform(system.box * (system.packing_fraction / fullest) ** (1.0 / system.dim))
-    return automatic(potential, denser, ALL_PAIRS_UP_TO, members)
+def _roomy(fullest: Task, members: int) -> AllPairs | NeighborList:
+    """Pairs with room for the most crowded of all batches that are alike, so that all are compiled once."""
+    return automatic(potential_of(fullest), system_of(fullest), ALL_PAIRS_UP_TO, members)
 
 
 def _refuse(found: Found, rest: Equilibrium, relaxation: Relaxation) -> None:

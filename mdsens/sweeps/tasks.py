@@ -29,7 +29,7 @@ MEMBERS_ALONE = 4
 """Of a batch of such, or at constant pressure: what is lost when it is interrupted."""
 
 SIMILAR = 1.2
-"""The ratio of packing fractions from which on neighbor lists are better of different lengths."""
+"""The ratio of the numbers of neighbors from which on neighbor lists are better of different lengths."""
 
 MANY = 16
 """Tasks with one potential that make batches of their own."""
@@ -55,25 +55,25 @@ class Task:
 @dataclass(frozen=True)
 class Batch:
     """Tasks that are computed together; `size` is that of the whole batch, were some of its tasks done already, and
-    `fullest` the highest packing fraction among batches of this shape, where it is known beforehand.
+    `fullest` the most crowded of all that are alike, where that is known beforehand.
     """
 
     id: str
     tasks: tuple[Task, ...]
     size: int
-    fullest: float | None = None
+    fullest: Task | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """Of which something is compiled once."""
-        return (*self.tasks[0].shape, self.size, self.fullest)
+        return (*self.tasks[0].shape, self.size, self.fullest and self.fullest.id)
 
     def halves(self) -> list[Batch]:
         middle = (len(self.tasks) + 1) // 2
         return [batch_of(half, len(half), self.fullest) for half in (self.tasks[:middle], self.tasks[middle:])]
 
 
-def batch_of(tasks: Sequence[Task], size: int, fullest: float | None = None) -> Batch:
+def batch_of(tasks: Sequence[Task], size: int, fullest: Task | None = None) -> Batch:
     return Batch(_digest([task.id for task in tasks]), tuple(tasks), size, fullest)
 
 
@@ -107,25 +107,39 @@ def batches_of(tasks: Sequence[Task], device: str) -> list[Batch]:
     return found
 
 
-def _alike(tasks: Sequence[Task]) -> Iterator[tuple[float | None, list[Task]]]:
-    """Tasks of one shape and similar density, with the highest. Of one potential, too, where many have it, since then
-    the same is done in every pair.
+def _alike(tasks: Sequence[Task]) -> Iterator[tuple[Task | None, list[Task]]]:
+    """Tasks of one shape and similar crowding, with the most crowded. Of one potential, too, where many have it, since
+    then the same is done in every pair.
     """
-    highest: dict[tuple[Any, ...], float] = {}
+    shapes: dict[tuple[Any, ...], list[Task]] = {}
     for task in tasks:
-        highest[task.shape] = max(highest.get(task.shape, 0.0), task.system.get("packing_fraction", 0.0))
-    shapes: dict[tuple[Any, ...], dict[str, list[Task]]] = {}
+        shapes.setdefault(task.shape, []).append(task)
+    for members in shapes.values():
+        crowding = {task.id: _crowding(task) for task in members}
+        highest, similar = max(crowding.values()), dict[int, list[Task]]()
+        for task in members:
+            steps = int(math.log(highest / crowding[task.id]) / math.log(SIMILAR)) if crowding[task.id] else 0
+            similar.setdefault(steps, []).append(task)
+        for group in similar.values():
+            fullest = max(group, key=lambda task: crowding[task.id]) if highest else None
+            yield from ((fullest, part) for part in _by_potential(group))
+
+
+def _by_potential(tasks: list[Task]) -> list[list[Task]]:
+    potentials: dict[str, list[Task]] = {}
     for task in tasks:
-        fraction = task.system.get("packing_fraction")
-        steps = 0 if fraction is None else int(math.log(highest[task.shape] / fraction) / math.log(SIMILAR))
-        fullest = None if fraction is None else highest[task.shape] / SIMILAR**steps
-        of_shape = shapes.setdefault((*task.shape, fullest), {})
-        of_shape.setdefault(json.dumps(task.potential), []).append(task)
-    for (*_, fullest), potentials in shapes.items():
-        if min(len(members) for members in potentials.values()) >= MANY:
-            yield from ((fullest, members) for members in potentials.values())
-        else:
-            yield fullest, [task for members in potentials.values() for task in members]
+        potentials.setdefault(json.dumps(task.potential), []).append(task)
+    return list(potentials.values()) if min(map(len, potentials.values())) >= MANY else [tasks]
+
+
+def _crowding(task: Task) -> float:
+    """The neighbors of a particle among others thrown at random, up to a factor; zero where that is not known."""
+    if "file" in task.system:
+        return 0.0
+    sizes, d = task.system["diameters"], task.system["dim"]
+    volume = sum(size**d for size in sizes) / len(sizes) / task.system["packing_fraction"]
+    reaches = [(0.5 * (a + b) + 0.25 * max(sizes)) ** d for a in sizes for b in sizes]
+    return sum(reaches) / len(reaches) / volume
 
 
 def _at_once(task: Task, device: str) -> int:
