@@ -58,7 +58,7 @@ def loop_rate(path: Path) -> tuple[float, float]:
     from mdsens.sweeps.compute import potential_of, system_of
     from mdsens.sweeps.run import plan
 
-    todo = plan(path, None)
+    todo = plan(path)
     names = todo.study.compute.properties
 
     def one(task: object) -> None:
@@ -89,7 +89,7 @@ def command_rate(path: Path, folder: Path) -> float:
     from mdsens.sweeps.run import plan
 
     seconds = []
-    tasks = plan(path, None).tasks
+    tasks = plan(path).tasks
     for k, task in enumerate(tasks[:: len(tasks) // 6][:6]):
         mdsens.write(folder / f"{k}.extxyz", system_of(task))
         start = time.monotonic()

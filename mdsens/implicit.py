@@ -177,9 +177,7 @@ class Held(eqx.Module):
         return Held(self.standing, self.backbone, self.matrix, self.modes, solver)
 
 
-def hold(
-    system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]
-) -> Held:  # fmt: skip
+def hold(system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]) -> Held:
     """What holds a system at rest."""
     found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
     backbone = neighbors.only(~found.rattlers)

@@ -281,4 +281,4 @@ def decomposed(solver: lx.AbstractLinearSolver, hessian: Hessian, zero_modes: Ze
     return PseudoInverse((eigenvalues, vectors))
 
 
-__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "cholesky", "decomposed", "dense", "gmres", "minres"]
+__all__ = ["PseudoInverse", "automatic", "bicgstab", "cg", "cholesky", "dense", "gmres", "minres"]

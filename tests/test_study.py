@@ -13,7 +13,7 @@ import mdsens
 from conftest import jammed
 from mdsens.sweeps import compute
 from mdsens.sweeps.results import StudyResults
-from mdsens.sweeps.run import plan
+from mdsens.sweeps.run import plan, resumed
 from mdsens.sweeps.store import DiskFull, Held, Result, Store
 from mdsens.sweeps.study import Study, read_study
 from mdsens.sweeps.tasks import batch_of, batches_of, tasks_of
@@ -388,13 +388,13 @@ def test_a_run_ends_when_the_disk_is_full():
 def test_of_a_batch_that_is_partly_known_the_rest_is_computed_in_its_shape(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text("seeds = 5\n[system]\nn = 8")
-    whole = plan(path, None)
+    whole = plan(path)
     store = Store(tmp_path / "out")
     store.prepare()
     known = whole.tasks[:2]
     rows = [compute.row_of(task, compute.Found(energy=1.0)) for task in known]
     store.save(batch_of(known, 2).id, Result(rows, {}, {}))
-    rest = plan(path, store)
+    rest = resumed(whole, store)
     assert [task.id for task in rest.batches[0].tasks] == [task.id for task in whole.tasks[2:]]
     assert rest.batches[0].shape == whole.batches[0].shape and len(rest.known) == 2
 

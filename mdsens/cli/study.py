@@ -9,20 +9,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from ..errors import InvalidInput, MdsensError
 from ..files import check_target, replacing
-from ..sweeps.run import Execution, Plan, execute, plan, planned_device
+from ..sweeps.run import Execution, Plan, execute, plan, planned_device, resumed
 from ..sweeps.store import Store
 from ..sweeps.tasks import Batch, batch_of
 from ..sweeps.workers import Outcome, Stop, places, run_local
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUIET_FOR = 10.0
 """Seconds between two lines about the progress where nobody watches a bar."""
@@ -43,24 +46,21 @@ def init(path: Path) -> None:
     print(f"{'written':<17} {path}; next: mdsens run {path} --dry-run, then mdsens run {path} -o OUT")
 
 
-def run(
-    path: Path, output: Path | None, data: Path | None, dry: bool, retry_failed: bool, execution: Execution
-) -> int:  # fmt: skip
+def run(path: Path, output: Path | None, data: Path | None, dry: bool, retry_failed: bool, execution: Execution) -> int:
     """The exit code: 0 where all tasks are done."""
     _leave_devices_alone()
     if dry:
-        _estimate(plan(path, None, data, planned_device(execution)), execution)
+        _estimate(plan(path, data, planned_device(execution)), execution)
         return 0
     if output is None:
         raise InvalidInput("name a folder for the results: -o OUT (or --dry-run for an estimate)")
     store = Store(output)
-    plan(path, None, data)  # a faulty study leaves no folder behind
-    device = planned_device(execution)
+    fresh = plan(path, data, planned_device(execution))  # before there is a folder: a faulty study leaves none behind
     store.prepare()
     with store.lock() as stale:
         if stale:
             print(f"mdsens: the last run here ended early ({stale}); going on", file=sys.stderr)
-        todo = plan(path, store, data, device, retry_failed)
+        todo = resumed(fresh, store, retry_failed)
         for broken in todo.broken:
             print(f"mdsens: {broken.name} is damaged; set aside in {broken.parent}, computed anew", file=sys.stderr)
         return _carry_out(store, path, todo, execution)
@@ -89,7 +89,8 @@ def _carry_out(store: Store, path: Path, todo: Plan, execution: Execution) -> in
         print(f"{'computed':<17} {done + failed} in {_duration(seconds)} ({rate:.3g} per second)")
     print(f"{'failed':<17} {todo.failed + failed}")
     if todo.failed + failed and not stop.asked.is_set():
-        _print_reasons(store.rows())
+        rows = store.rows()
+        _print_reasons([rows[task.id] for task in todo.tasks if task.id in rows])
     if trouble:
         print(f"mdsens: {trouble}", file=sys.stderr)
     if left:
@@ -128,11 +129,11 @@ def status(folder: Path, as_json: bool) -> None:
     for name in ("total", "done", "failed", "running", "left"):
         print(f"{name:<17} {facts[name]}")
     print(f"{'at work':<17} {facts['held_by'] or 'nobody'}")
-    _print_reasons(rows)
+    _print_reasons(known)
 
 
-def _print_reasons(rows: dict[str, dict[str, Any]]) -> None:
-    failed = [row for row in rows.values() if row["status"] == "failed"]
+def _print_reasons(rows: list[dict[str, Any]]) -> None:
+    failed = [row for row in rows if row["status"] == "failed"]
     for reason, count in Counter(row["reason"] for row in failed).most_common(SHOWN):
         example = next(row for row in failed if row["reason"] == reason)
         print(f"  {reason:<15} {count}, such as {example['task']}: {example['message']}")
@@ -157,12 +158,17 @@ def plot(folder: Path, output: Path | None) -> None:
     from ..sweeps.results import load_study
 
     results = load_study(folder)
-    path = output or folder / "study.png"
+    path = _drawn(output or folder / "study.png", lambda: draw_study(results))
+    print(f"{'written':<17} {path}")
+
+
+def _drawn(path: Path, draw: Callable[[], Figure]) -> Path:
+    """The path of a picture, drawn once it is clear that it can be written."""
     check_target(path)
-    figure = draw_study(results)
+    figure = draw()
     with replacing(path) as file:
         figure.savefig(file, dpi=160, facecolor="white")
-    print(f"{'written':<17} {path}")
+    return path
 
 
 def show(folder: Path, task: str, output: Path | None) -> None:
@@ -187,11 +193,7 @@ def show(folder: Path, task: str, output: Path | None) -> None:
             print(f"{name:<32} {value}")
     if row["status"] != "done":
         return
-    path = output or folder / f"{row['task']}.png"
-    check_target(path)
-    figure = draw_task(results, row["task"])
-    with replacing(path) as file:
-        figure.savefig(file, dpi=160, facecolor="white")
+    path = _drawn(output or folder / f"{row['task']}.png", lambda: draw_task(results, row["task"]))
     print(f"{'written':<32} {path}")
 
 

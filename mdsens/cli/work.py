@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import mdsens
-from mdsens import linear_solvers, plotting, potentials
+from mdsens import linear_solvers, minimizers, plotting, potentials
 from mdsens.errors import InvalidInput
 from mdsens.files import check_target, replacing
 from mdsens.io import format_to_write
 from mdsens.parameters import check_name, parameters_of
 from mdsens.relaxation import Equilibrium
 
-from .app import Device, LinearSolver, MinimizerName, Options, Precision
+from .app import Device, LinearSolver, Options, Precision
 
 
 def demo(output: Path, seed: int, options: Options) -> None:
@@ -112,7 +112,6 @@ def read(input: Path, options: Options) -> mdsens.System:
 
 
 def relaxed(potential: mdsens.Potential, system: mdsens.System, options: Options) -> Equilibrium:
-    minimizers = {MinimizerName.fire: mdsens.FIRE, MinimizerName.gradient_descent: mdsens.GradientDescent}
     solvers = {
         LinearSolver.dense: linear_solvers.dense,
         LinearSolver.minres: linear_solvers.minres,
@@ -133,7 +132,7 @@ def relaxed(potential: mdsens.Potential, system: mdsens.System, options: Options
             advance(done, f"step {steps}, largest force {max_force:.1e} → {options.tolerance:.0e}")
 
         relaxation = mdsens.Relaxation(
-            minimizer=minimizers[options.minimizer](),
+            minimizer=minimizers.NAMED[options.minimizer](),
             tolerance=options.tolerance,
             pressure=options.pressure,
             max_steps=options.max_steps,

@@ -4,4 +4,7 @@ from .base import JaxMDMinimizer, Minimizer, position_of
 from .fire import FIRE
 from .gradient_descent import GradientDescent
 
-__all__ = ["FIRE", "GradientDescent", "JaxMDMinimizer", "Minimizer", "position_of"]
+NAMED: dict[str, type[Minimizer]] = {"fire": FIRE, "gradient-descent": GradientDescent}
+"""Those that commands and study files call by name."""
+
+__all__ = ["FIRE", "NAMED", "GradientDescent", "JaxMDMinimizer", "Minimizer", "position_of"]

@@ -100,15 +100,9 @@ class Prediction:
 
     def _vector(self, values: ArrayLike | Mapping[str, Any]) -> np.ndarray:
         if isinstance(values, Mapping):
-            wanted = self.values.copy()
-            for name, value in values.items():
-                of_it = [label == name or label.startswith(f"{name}[") for label in self.labels]
-                if not any(of_it):
-                    raise InvalidInput(
-                        f"there is no {name!r} in this prediction; there are {', '.join(self.labels[:8])}"
-                    )
-                wanted[of_it] = np.ravel(value)
-            return wanted
+            here = dict(zip(self.labels, self.values, strict=True))
+            kept = {label: value for label, value in here.items() if label.partition("[")[0] not in values}
+            return self.unknowns.spread({**kept, **values}, 0.0)
         wanted = np.asarray(values, dtype=float)
         wanted = wanted[None] if wanted.ndim == 0 and len(self.values) == 1 else wanted
         if wanted.ndim not in (1, 2) or wanted.shape[-1] != len(self.values):
@@ -212,21 +206,22 @@ def _predicted(
     def one(values: Float[Array, " k"]) -> Predicted:
         there, moved = unknowns.put(values, potential, system)
         assert isinstance(there, PairPotential)
-        x = system.positions + response @ (values - start)
-        step = held.solve(gradient(there, moved.replace(positions=x), pairs))
+        here = moved.replace(positions=system.positions + response @ (values - start))
+        slope = gradient(there, here, pairs)
+        step = held.solve(slope)
         for _ in range(1, order):
-            x = x - step
-            step = held.solve(gradient(there, moved.replace(positions=x), pairs))
-        here = moved.replace(positions=x)
+            here = here.replace(positions=here.positions - step)
+            slope = gradient(there, here, pairs)
+            step = held.solve(slope)
         changes = jnp.sum(there.pairs(here, pairs).interacts != touching)
         return Predicted(
             values=values,
-            positions=x,
+            positions=here.positions,
             energy=there.energy(here, pairs),
             position_error=jnp.sqrt(jnp.max(jnp.sum(step**2, axis=-1))),
-            energy_error=0.5 * jnp.abs(jnp.sum(step * gradient(there, here, pairs))),
+            energy_error=0.5 * jnp.abs(jnp.sum(step * slope)),
             contact_changes=changes,
-            holds=(changes == 0) & ~pairs.stale(x) & jnp.all(jnp.isfinite(x)),
+            holds=(changes == 0) & ~pairs.stale(here.positions) & jnp.all(jnp.isfinite(here.positions)),
         )
 
     return jax.vmap(one)(wanted)

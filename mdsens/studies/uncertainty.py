@@ -77,7 +77,7 @@ def propagate(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any]) -> 
 
 def sample(
     model: Prediction, uncertainty: ArrayLike | Mapping[str, Any], members: int = 1000, seed: int = 0
-) -> Sampled:  # fmt: skip
+) -> Sampled:
     """Parameter sets drawn from a normal distribution around those of the model, and what it predicts for each.
 
     **Warns** where more than one in twenty is beyond a contact change. **Raises** as `propagate`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -27,11 +27,6 @@ from ..relaxation import Equilibrium, Relaxation
 from ..response import Sensitivity, judged, sensitivity, sensitivity_columns
 from ..system import System
 from .tasks import ALONE_FROM, Batch, Task, digest_of
-
-MINIMIZERS: dict[str, Callable[[], Any]] = {
-    "fire": minimizers.FIRE,
-    "gradient-descent": minimizers.GradientDescent,
-}
 
 FACTS = ("minimum", "softest", "stiffest", "condition", "zero_modes", "floppy", "contact_number", "isostatic",
          "smallest_overlap", "smallest_gap")  # fmt: skip
@@ -102,18 +97,18 @@ def system_of(task: Task) -> System:
 def relaxation_of(task: Task) -> Relaxation:
     wanted = task.study.relaxation
     return Relaxation(
-        minimizer=MINIMIZERS[wanted.minimizer](),
+        minimizer=minimizers.NAMED[wanted.minimizer](),
         tolerance=wanted.tolerance,
         max_steps=wanted.max_steps,
         one_sided=wanted.one_sided,
-        pressure=task.varied.get("pressure", wanted.pressure),
+        pressure=task.pressure,
     )
 
 
 def _joins(task: Task, potential: potentials.PairPotential, system: System) -> bool:
     """Whether a task is computed together with others: a small one, in a fixed cell, without images but the nearest."""
     small = system.n <= ALONE_FROM.get(jax.default_backend(), ALONE_FROM["gpu"])
-    return small and relaxation_of(task).pressure is None and bool(_nearest_suffices(potential, system))
+    return small and task.pressure is None and bool(_nearest_suffices(potential, system))
 
 
 @eqx.filter_jit
@@ -242,9 +237,14 @@ def row_of(task: Task, found: Found) -> dict[str, Any]:
     row |= {"reason": found.reason, "message": found.message}
     row |= {"file": task.system["file"]} if "file" in task.system else {"seed": task.seed}
     row |= {"n": task.shape[0], "dim": task.shape[1], "varied": json.dumps(task.varied)}
-    numbers = {"energy": found.energy} | {name: found.properties.get(name, np.nan) for name in wanted.properties}
-    numbers["energy"] = found.energy
-    row |= {**numbers, "max_force": found.max_force, "steps": found.steps, "escapes": found.escapes}
+    asked = {name: found.properties.get(name, np.nan) for name in wanted.properties if name != "energy"}
+    row |= {
+        "energy": found.energy,
+        **asked,
+        "max_force": found.max_force,
+        "steps": found.steps,
+        "escapes": found.escapes,
+    }
     if wanted.certificate:
         facts = {} if certificate is None else certificate.as_dict()
         facts |= {"rattlers": np.nan if certificate is None else len(certificate.rattlers)}

@@ -7,7 +7,6 @@ import hashlib
 import os
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +22,18 @@ def compute_and_save(folder: Path, batch: Batch, k: int = 0) -> Outcome:
 
     jax.config.update("jax_enable_x64", True)
     _remember_what_is_compiled(folder)
+    _make_room_for_compiled_code()
     device = jax.devices()[k % jax.device_count()]
     start = time.monotonic()
     try:
-        with jax.default_device(device), _room_for_compiled_code():
+        with jax.default_device(device):
             result = _result(batch)
         seconds = time.monotonic() - start
         named = f"{device.device_kind} {device.id}"
         Store(folder).save(batch.id, Result(*result, origin(named, seconds, batch)))
         failed = sum(row["status"] == "failed" for row in result[0])
         memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Outcome(batch, len(batch.tasks) - failed, failed, seconds, named, memory)
+        return Outcome(batch, len(batch.tasks) - failed, failed, seconds, memory)
     except DiskFull as error:
         return Outcome(batch, trouble="disk", message=str(error))
     except Exception as error:
@@ -90,12 +90,10 @@ MAPS_AT_MOST = 30_000
 """Pieces of memory that a process may have before what it compiled is let go; Linux allows 65530."""
 
 
-@contextlib.contextmanager
-def _room_for_compiled_code() -> Iterator[None]:
+def _make_room_for_compiled_code() -> None:
     """Many shapes in one process would run into the system's limit, and then JAX into a segmentation fault."""
     import jax
 
-    yield
     with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
         if sum(1 for _ in maps) > MAPS_AT_MOST:
             jax.clear_caches()

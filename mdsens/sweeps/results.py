@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..files import replacing
-from .store import Store
+from .store import TEXT, Store
 from .study import Study, read_study
 
 if TYPE_CHECKING:
@@ -137,9 +137,8 @@ class StudyResults:
             for (n, dim), part in table.groupby(["n", "dim"]) if len(table) else []:
                 group = file.create_group(f"n{n}_d{dim}", track_order=True)
                 for name in part.columns:
-                    words = part[name].dtype == object or str(part[name].dtype).startswith("str")
-                    kind = h5py.string_dtype() if words else None
-                    group.create_dataset(f"table/{name.replace('/', '|')}", data=part[name].to_list(), dtype=kind)
+                    kind = h5py.string_dtype() if name in TEXT else None
+                    group.create_dataset(f"table/{name}", data=part[name].to_list(), dtype=kind)
                 for name, values in self._stacked(list(part["task"])).items():
                     group[name] = values
         return paths

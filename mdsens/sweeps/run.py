@@ -43,23 +43,26 @@ class Plan:
         return sum(row["status"] == "failed" for row in self.known.values())
 
 
-def plan(
-    path: Path, store: Store | None, data: Path | None = None, device: str = "cpu", retry_failed: bool = False
-) -> Plan:
-    """Reads a study, and looks for what the folder knows already. Batches are always the same for the same study; of
-    one that is partly known, as after a change of the study, the rest is computed.
-    """
+def plan(path: Path, data: Path | None = None, device: str = "cpu") -> Plan:
+    """Reads a study, of which nothing is known yet. Batches are always the same for the same study."""
     study = read_study(path)
     tasks = tasks_of(study, (data or path.parent).resolve())
     if not tasks:
         raise InvalidInput(f"{path} has no tasks")
-    broken = [] if store is None else store.set_aside_broken()
-    if store is not None and retry_failed:
+    return Plan(study, tasks, {}, batches_of(tasks, device), [])
+
+
+def resumed(fresh: Plan, store: Store, retry_failed: bool = False) -> Plan:
+    """What is left to do, given what the folder knows already. Of a batch that is partly known, as after a change of
+    the study, the rest is computed.
+    """
+    broken = store.set_aside_broken()
+    if retry_failed:
         store.forget_failed()
-    rows = {} if store is None else store.rows()
-    known = {task.id: rows[task.id] for task in tasks if task.id in rows}
-    batches = [_rest(batch, known) for batch in batches_of(tasks, device)]
-    return Plan(study, tasks, known, [batch for batch in batches if batch.tasks], broken)
+    rows = store.rows()
+    known = {task.id: rows[task.id] for task in fresh.tasks if task.id in rows}
+    batches = [_rest(batch, known) for batch in fresh.batches]
+    return Plan(fresh.study, fresh.tasks, known, [batch for batch in batches if batch.tasks], broken)
 
 
 def _rest(batch: Batch, known: dict[str, Any]) -> Batch:
@@ -74,7 +77,7 @@ def execute(store: Store, path: Path, plan: Plan, execution: Execution, stop: St
     with replacing(store.folder / "study.toml") as file:
         file.write_text(text, encoding="utf-8")
     tasks = {task.id: task.varied for task in plan.tasks}
-    store.write_json("plan.json", {"name": plan.study.name, "tasks": tasks})
+    store.write_json("plan.json", {"tasks": tasks})
     started = _reporter(store)
     try:
         yield from _outcomes(store, plan, execution, stop, started)

@@ -44,12 +44,21 @@ class Task:
 
     id: str
     varied: dict[str, float]
-    seed: int | None
     system: dict[str, Any]
     potential: dict[str, Any]
     shape: tuple[Any, ...]
     study: Study = field(repr=False)
     folder: Path = field(repr=False, compare=False, default=Path())
+
+    @property
+    def seed(self) -> int | None:
+        """Of the initial positions; a packing from a file has none."""
+        return self.system.get("seed")
+
+    @property
+    def pressure(self) -> float | None:
+        """At which the cell relaxes, too; None in a fixed one."""
+        return self.varied.get("pressure", self.study.relaxation.pressure)
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,7 @@ def tasks_of(study: Study, folder: Path) -> list[Task]:
             f"{study.sweep.points} combinations of {len(sources)} files are more than {MOST_TASKS} tasks"
         )
     shared = {key: getattr(study, key).model_dump() for key in ("relaxation", "compute", "keep")}
-    tasks = [
-        _task(study, folder, point, source, shared) for point in _points(study) for source in sources
-    ]  # fmt: skip
+    tasks = [_task(study, folder, point, source, shared) for point in _points(study) for source in sources]
     return list({task.id: task for task in tasks}.values())
 
 
@@ -147,7 +154,7 @@ def _at_once(task: Task, device: str) -> int:
     if given is not None:
         return given
     n, dim = task.shape[:2]
-    if n > ALONE_FROM[device] or "pressure" in task.varied or task.study.relaxation.pressure is not None:
+    if n > ALONE_FROM[device] or task.pressure is not None:
         return MEMBERS_ALONE
     freedoms = min(n * dim, 1200)  # beyond, no dense matrices
     columns = 4.0 * n * dim * n if "diameters" in task.study.compute.response else 0.0
@@ -237,9 +244,7 @@ def _dim_given(study: Study) -> bool:
     return "dim" in study.system.model_fields_set
 
 
-def _task(
-    study: Study, folder: Path, point: dict[str, float], source: dict[str, Any], shared: dict[str, Any]
-) -> Task:  # fmt: skip
+def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str, Any], shared: dict[str, Any]) -> Task:
     varied = {name: int(value) if name == "n" else value for name, value in point.items()}
     kinds = {name: value for name, value in varied.items() if name.startswith("species-diameter:")}
     potential = {
@@ -257,13 +262,12 @@ def _task(
         n, dim, periodic = varied.get("n", study.system.n), study.system.dim, True
         fraction = varied.get("packing_fraction", study.system.packing_fraction)
         system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}
-    relaxation = shared["relaxation"] | {name: varied[name] for name in ("pressure",) if name in varied}
+    relaxation = shared["relaxation"] | {"pressure": varied.get("pressure", study.relaxation.pressure)}
     content = {**shared, "relaxation": relaxation, "system": system, "potential": potential, "format": FORMAT}
     matrices = tuple(len(value) if isinstance(value, list) else 0 for value in potential.values())
     return Task(
         id=_digest(content),
         varied=varied,
-        seed=source.get("seed"),
         system=system,
         potential=potential,
         shape=(n, dim, periodic, matrices),

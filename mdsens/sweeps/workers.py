@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -43,7 +44,6 @@ class Outcome:
     done: int = 0
     failed: int = 0
     seconds: float = 0.0
-    device: str = ""
     memory: int = 0
     trouble: str = ""
     message: str = ""
@@ -65,6 +65,7 @@ class Stop:
                 signal.signal(each, handler)
 
 
+@functools.cache
 def count_gpus() -> int:
     """The GPUs that JAX can use, asked of another process, since this one shall not hold their memory."""
     if not (Path("/dev/nvidia0").exists() or "CUDA_VISIBLE_DEVICES" in os.environ):
@@ -183,8 +184,8 @@ class _Workers:
         return record_failure(self.folder, outcome.batch, "WorkerDied", f"{reason}: {outcome.message}".rstrip(": "))
 
     def close(self) -> None:
-        for child in multiprocessing.active_children():
-            if self.flying:
+        if self.flying:
+            for child in multiprocessing.active_children():
                 child.kill()
         for pool in self.pools.values():
             pool.shutdown(wait=not self.flying, cancel_futures=True)
