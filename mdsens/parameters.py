@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from .errors import InvalidInput
@@ -29,9 +30,15 @@ def check_name(name: str, potential: Potential, system: System) -> None:
 
 
 def parameters_of(potential: Potential) -> list[str]:
-    """The names of a potential's parameters."""
+    """The names of a potential's parameters: what it can be differentiated in."""
     if isinstance(potential, JaxMD):
         return [key for key, leaf in potential.parameters.items() if is_parameter(leaf)]
+    static = {f.name for f in dataclasses.fields(potential) if f.metadata.get("static")}
+    return [name for name in settings_of(potential) if name not in static]
+
+
+def settings_of(potential: Potential) -> list[str]:
+    """The names of all numbers that a potential has, also of those that are fixed, such as where it is cut off."""
     return [f.name for f in dataclasses.fields(potential) if is_parameter(getattr(potential, f.name))]
 
 
@@ -55,6 +62,19 @@ def with_parameter(name: str, value: Array, potential: Potential, system: System
         growth = value - jax.lax.stop_gradient(parameter_value(name, potential, system))
         return potential, system.replace(diameters=system.diameters + jnp.where(members, growth, 0.0))
     return eqx.tree_at(_leaf(name), potential, value), system
+
+
+def direction_of(wrt: str, value: Array, direction: ArrayLike | None) -> Array:
+    """A direction of a parameter: by default all components growing alike, and for the box an isotropic dilation.
+
+    **Raises** `InvalidInput` for one that is none.
+    """
+    if direction is None:
+        return value if wrt == "box" else jnp.ones_like(value)
+    along = jnp.broadcast_to(jnp.asarray(direction, value.dtype), value.shape)
+    if not bool(jnp.all(jnp.isfinite(along)) & jnp.any(along != 0.0)):
+        raise InvalidInput(f"the direction of {wrt} must be finite and not zero")
+    return along
 
 
 def _leaf(name: str) -> Callable[[Any], Array]:

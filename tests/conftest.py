@@ -53,6 +53,22 @@ def marginal(seed=0, n=32, alpha=2.0):
     return RELAX(mdsens.SoftSphere(alpha=alpha, sigma=sigma), system), (int(i), int(j))
 
 
+def silicon(repeats=2, constant=5.431):
+    """The diamond lattice, in Å."""
+    basis = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4
+    corners = np.stack(np.meshgrid(*[np.arange(repeats)] * 3), -1).reshape(-1, 1, 3)
+    return mdsens.System((corners + basis).reshape(-1, 3) * constant, repeats * constant, diameters=2.35)
+
+
+def vacancy(crystal):
+    """Without its first atom, the four around which are drawn together by 0.4 Å."""
+    x, edge = np.asarray(crystal.positions), float(crystal.box[0, 0])
+    away = x[1:] - x[0]
+    away -= np.round(away / edge) * edge
+    distance = np.linalg.norm(away, axis=1, keepdims=True)
+    return mdsens.System(x[1:] - np.where(distance < 2.5, 0.4 * away / distance, 0.0), crystal.box, diameters=2.35)
+
+
 def where_contacts_stay(check):
     """Runs check(seed) for the first packing whose contacts stay within the finite differences it takes."""
     for seed in range(10):

@@ -8,12 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import jammed, silicon, vacancy
 from mdsens.hessian import gradient
 
 
@@ -108,3 +110,61 @@ def test_from_near_the_minimum_lammps_falls_into_the_same(lammps):
     theirs = Run(lammps, rest.system.replace(positions=rest.positions + push))
     theirs.command("min_style fire", "min_modify dmax 0.01", "minimize 0.0 1e-11 20000 100000")
     assert theirs.energy() == pytest.approx(float(rest.energy), rel=1e-8)
+
+
+SILICON = ("epsilon", "sigma", "a", "lam", "gamma", "cos_angle", "A", "B", "p", "q")
+
+
+class Silicon:
+    """Atoms of silicon in LAMMPS, with its `pair_style sw`."""
+
+    def __init__(self, lammps, system, file):
+        self.lmp, self.n, self.file = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"]), system.n, file
+        edge = float(system.box[0, 0])
+        for line in (
+            "units metal", "boundary p p p", "atom_modify map array",
+            f"region box block 0 {edge!r} 0 {edge!r} 0 {edge!r}",
+            "create_box 1 box", "mass 1 28.0855", "pair_style sw", "thermo_modify norm no",
+        ):  # fmt: skip
+            self.lmp.command(line)
+        self.lmp.create_atoms(system.n, list(range(1, system.n + 1)), [1] * system.n, system.wrapped().ravel().tolist())
+
+    def energy(self, potential, minimize=False):
+        values = " ".join(repr(float(getattr(potential, name))) for name in SILICON)
+        self.file.write_text(f"Si Si Si {values} 0.0\n")
+        self.lmp.command(f"pair_coeff * * {self.file} Si")
+        self.lmp.command("minimize 0.0 1e-10 2000 20000" if minimize else "run 0")
+        return self.lmp.get_thermo("pe")
+
+    def forces(self):
+        return np.array(self.lmp.gather_atoms("f", 1, 3)).reshape(self.n, 3)
+
+
+def test_silicon_off_the_minimum_is_that_of_lammps(lammps, tmp_path):
+    crystal = silicon()
+    shaken = crystal.replace(positions=crystal.positions + 0.2 * jnp.sin(jnp.arange(192.0)).reshape(64, 3))
+    potential = mdsens.StillingerWeber(epsilon=2.0, lam=25.0, gamma=1.1)
+    theirs, pairs = Silicon(lammps, shaken, tmp_path / "Si.sw"), mdsens.AllPairs().build(potential, shaken)
+    assert float(potential.energy(shaken, pairs)) == pytest.approx(theirs.energy(potential), rel=1e-12)
+    np.testing.assert_allclose(-gradient(potential, shaken, pairs), theirs.forces(), atol=1e-11)
+
+
+def test_sensitivities_of_the_formation_energy_of_a_silicon_vacancy_are_differences_of_lammps(lammps, tmp_path):
+    """Of the vacancy with its neighbors drawn together (2.82 eV; Balamane, Halicioglu and Tiller 1992)."""
+    relax, potential, crystal = mdsens.Relaxation(tolerance=1e-9), mdsens.StillingerWeber(), silicon()
+    hole = vacancy(crystal)
+
+    def formation_energy(potential):
+        return relax(potential, hole).energy - hole.n / crystal.n * relax(potential, crystal).energy
+
+    energy, slope = jax.value_and_grad(formation_energy)(potential)
+    assert float(energy) == pytest.approx(2.82, abs=0.03)
+    rest = relax(potential, hole).system
+    with_hole, without = (Silicon(lammps, s, tmp_path / f"{s.n}.sw") for s in (rest, crystal))
+    for name in ("epsilon", "sigma", "lam", "gamma", "A", "B"):
+        value = float(getattr(potential, name))
+        ahead, behind = (
+            with_hole.energy(changed, minimize=True) - hole.n / crystal.n * without.energy(changed, minimize=True)
+            for changed in (eqx.tree_at(lambda p: getattr(p, name), potential, value * (1 + h)) for h in (1e-4, -1e-4))  # noqa: B023
+        )
+        assert float(getattr(slope, name)) == pytest.approx((ahead - behind) / (2e-4 * value), rel=1e-4, abs=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed, reference_of
+from conftest import jammed, reference_of, silicon
 from mdsens.hessian import gradient
 from mdsens.potentials.soft_sphere import power
 
@@ -119,13 +119,6 @@ def test_jax_md_soft_spheres_are_ours():
     pairs = mdsens.AllPairs().build(theirs, rest.system)
     assert float(theirs.energy(rest.system, pairs)) == pytest.approx(float(rest.energy), rel=1e-12)
     np.testing.assert_allclose(gradient(theirs, rest.system, pairs), -rest.forces, atol=1e-12)
-
-
-def silicon(repeats=2, constant=5.431):
-    """The diamond lattice."""
-    basis = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4
-    corners = np.stack(np.meshgrid(*[np.arange(repeats)] * 3), -1).reshape(-1, 1, 3)
-    return mdsens.System((corners + basis).reshape(-1, 3) * constant, repeats * constant, diameters=2.35)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed, reference_of, where_contacts_stay
+from conftest import jammed, reference_of, silicon, where_contacts_stay
 from mdsens import properties
 from mdsens.unknowns import Unknowns, as_function
 from reference import same_contacts
@@ -175,3 +175,12 @@ def test_names_are_checked():
         properties.measured(stressed(0, 2, 1.1), ["stifness"])
     with pytest.raises(mdsens.InvalidInput, match="two different axes"):
         properties.shear_modulus(stressed(0, 2, 1.1), (0, 2))
+
+
+def test_elastic_constants_of_silicon_are_those_published():
+    """C11, C12 and C44, relaxed, in GPa: 151, 76, 56 (Balamane, Halicioglu and Tiller, Phys. Rev. B 46, 2250 (1992))."""
+    rest = mdsens.Relaxation(tolerance=1e-9)(mdsens.StillingerWeber(), silicon())
+    tensor = 160.21766 * np.asarray(mdsens.properties.elastic_tensor(rest))  # eV/Å³
+    assert [float(tensor[i]) for i in ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1))] == pytest.approx(
+        [151, 76, 56], abs=1.0
+    )

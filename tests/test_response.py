@@ -63,6 +63,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         mdsens.sensitivity(open_system, "box")
 
 
+def test_what_is_fixed_in_a_potential_is_no_parameter():
+    atoms = mdsens.System([[0.0, 0.0], [1.1, 0.0]])
+    rest = mdsens.Relaxation()(mdsens.LennardJones(), atoms)
+    with pytest.raises(mdsens.InvalidInput, match="there is no parameter 'onset'"):
+        mdsens.sensitivity(rest, "onset")
+
+
 def test_a_solve_that_fails_is_an_error_and_not_a_number():
     solver = linear_solvers.cg(max_steps=2)
     rest = mdsens.Relaxation(tolerance=1e-10, linear_solver=solver)(SPHERES, jammed(seed=0, n=32).system)

@@ -28,6 +28,7 @@ class PotentialName(enum.StrEnum):
     lennard_jones = "lennard-jones"
     morse = "morse"
     yukawa = "yukawa"
+    stillinger_weber = "stillinger-weber"
 
 
 class MinimizerName(enum.StrEnum):
@@ -82,7 +83,7 @@ OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", hel
 OutputFile = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The relaxed packing, e.g. out.extxyz.")
 ]
-PotentialOption = Annotated[PotentialName, typer.Option("--potential", help="The pair potential.")]
+PotentialOption = Annotated[PotentialName, typer.Option("--potential", help="The potential.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

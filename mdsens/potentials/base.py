@@ -29,6 +29,14 @@ def is_parameter(leaf: Any) -> bool:
     return (isinstance(leaf, int | float) and not isinstance(leaf, bool)) or eqx.is_inexact_array(leaf)
 
 
+def separations(system: System, neighbors: Neighbors) -> Float[Array, "p d"]:
+    """x_j - x_i of every listed pair, in the image that is meant."""
+    separation = minimum_image(system.positions[neighbors.j] - system.positions[neighbors.i], system.box)
+    if neighbors.shift is not None and system.box is not None:
+        separation = separation + neighbors.shift @ system.box
+    return separation
+
+
 STIFFEST = 0.4
 """The least fraction of the stiffest pair's second derivative that counts as typical: curvatures reach seven times
 that in dense packings, and FIRE's steps of 0.5 in these units are stable below sixteen times the typical one.
@@ -142,9 +150,7 @@ class PairPotential(Potential):
     def pairs(self, system: System, neighbors: Neighbors) -> Pairs:
         """The listed pairs with all that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
-        separation = minimum_image(system.positions[j] - system.positions[i], system.box)
-        if neighbors.shift is not None and system.box is not None:
-            separation = separation + neighbors.shift @ system.box
+        separation = separations(system, neighbors)
         squared = jnp.sum(separation**2, axis=-1)
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)

@@ -77,7 +77,7 @@ def compute(batch: Batch) -> list[Found]:
 
 
 def potential_of(task: Task) -> potentials.PairPotential:
-    return potentials.NAMED[task.potential["name"]](**{k: v for k, v in task.potential.items() if k != "name"})
+    return potentials.PAIRWISE[task.potential["name"]](**{k: v for k, v in task.potential.items() if k != "name"})
 
 
 def system_of(task: Task) -> System:

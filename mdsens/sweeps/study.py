@@ -109,19 +109,19 @@ class PotentialSection(BaseModel):
     def _known(cls, name: str) -> str:
         from .. import potentials
 
-        _raise(_not_one_of(name, potentials.NAMED, "potential"))
+        _raise(_not_one_of(name, potentials.PAIRWISE, "potential"))
         return name
 
     @model_validator(mode="after")
     def _parameters(self) -> PotentialSection:
         from .. import potentials
-        from ..parameters import parameters_of
+        from ..parameters import settings_of
         from ..validation import check_shapes
 
-        what, known = f"parameter of {self.name}", parameters_of(potentials.NAMED[self.name]())
+        what, known = f"parameter of {self.name}", settings_of(potentials.PAIRWISE[self.name]())
         _raise([fault for name in self.parameters for fault in _not_one_of(name, known, what)])
         try:
-            check_shapes(potentials.NAMED[self.name](**self.parameters))
+            check_shapes(potentials.PAIRWISE[self.name](**self.parameters))
         except (TypeError, ValueError) as error:
             raise ValueError(f"that makes no {self.name}: {str(error).splitlines()[0]}") from error
         return self
@@ -129,13 +129,10 @@ class PotentialSection(BaseModel):
     @property
     def offered(self) -> list[str]:
         """The parameters that may vary, or be responded to."""
-        import equinox as eqx
-
         from .. import potentials
         from ..parameters import parameters_of
 
-        potential = potentials.NAMED[self.name]()
-        return [name for name in parameters_of(potential) if eqx.is_array(getattr(potential, name))]
+        return parameters_of(potentials.PAIRWISE[self.name]())
 
 
 class RelaxationSection(Section):
