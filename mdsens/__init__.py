@@ -38,6 +38,7 @@ _HOME = {
     "Sensitivity": "response",
     "SoftSphere": "potentials",
     "SolveFailed": "errors",
+    "StillingerWeber": "potentials",
     "StudyResults": "sweeps.results",
     "System": "system",
     "Target": "fitting",
@@ -50,6 +51,7 @@ _HOME = {
     "independence": "inverse_design",
     "jam": "jamming",
     "load_study": "sweeps.results",
+    "progress_bars": "progress",
     "random_packing": "packings",
     "read": "io",
     "relax_ensemble": "ensemble",
@@ -84,7 +86,8 @@ if TYPE_CHECKING:
     from .neighbors import AllPairs, NeighborList
     from .packings import random_packing
     from .path import Event, Path, follow
-    from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, Yukawa
+    from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, StillingerWeber, Yukawa
+    from .progress import progress_bars
     from .relaxation import Equilibrium, Relaxation
     from .response import Sensitivity, sensitivity
     from .sweeps.results import StudyResults, load_study

@@ -16,7 +16,7 @@ from . import implicit
 from .errors import InvalidInput, MdsensError
 from .nearby import at_value, check_fixed_cell, network
 from .neighbors import Neighbors
-from .parameters import check_name, parameter_value, with_parameter
+from .parameters import check_name, direction_of, parameter_value, with_parameter
 from .potentials import PairPotential
 from .relaxation import Equilibrium
 from .system import System
@@ -100,7 +100,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     if not isinstance(potential, PairPotential):
         raise InvalidInput(f"{type(potential).__name__} is no sum over pairs: it has no contacts to open or close")
     value = parameter_value(wrt, potential, system)
-    along = _direction(wrt, value, direction)
+    along = direction_of(wrt, value, direction)
     rates = contact_rates(equilibrium, wrt, along)
     below, above = (_predicted(equilibrium, wrt, along, rates, sign) for sign in (-1, 1))
     limit = float(neighbors.skin) / max(2.0 * rates.speed + rates.fastest, 1e-300)
@@ -146,15 +146,6 @@ def _predicted(
         if settled:
             break
     return change
-
-
-def _direction(wrt: str, value: Array, direction: ArrayLike | None) -> Array:
-    if direction is None:
-        return value if wrt == "box" else jnp.ones_like(value)
-    along = jnp.broadcast_to(jnp.asarray(direction, value.dtype), value.shape)
-    if not bool(jnp.all(jnp.isfinite(along)) & jnp.any(along != 0.0)):
-        raise InvalidInput(f"the direction of {wrt} must be finite and not zero")
-    return along
 
 
 @dataclasses.dataclass(frozen=True)

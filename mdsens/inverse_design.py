@@ -18,6 +18,7 @@ from scipy.optimize import lsq_linear
 from .cholesky import where_positive
 from .errors import InvalidInput, MdsensError, NotRigid, SolveFailed
 from .files import check_target, replacing
+from .progress import shows_progress
 from .properties import check_properties, measured
 from .relaxation import Equilibrium, Relaxation
 from .unknowns import Unknowns, as_function
@@ -93,6 +94,11 @@ class Design:
         return "\n".join(f"{name:<17} {text}" for name, text in [*rows, ("work", taken)])
 
 
+def _described(step: int, now: dict[str, float]) -> tuple[None, str]:
+    return None, f"step {step}, {', '.join(f'{name} {value:.5g}' for name, value in now.items())}"
+
+
+@shows_progress("designing", _described)
 def design(
     equilibrium: Equilibrium,
     goals: Mapping[str, GOAL],

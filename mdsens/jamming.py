@@ -11,6 +11,7 @@ import numpy as np
 from .contacts import standing
 from .errors import InvalidInput, NotConverged
 from .potentials import PairPotential, Potential
+from .progress import shows_progress
 from .relaxation import Equilibrium, Relaxation
 from .strain import first
 from .system import System
@@ -43,6 +44,7 @@ class Jamming:
         )
 
 
+@shows_progress("jamming", lambda phi, step: (None, f"φ = {phi:.6f}, step {step:.1e}"))
 def jam(
     potential: Potential,
     system: System,

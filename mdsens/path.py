@@ -16,6 +16,7 @@ from .interval import ContactRates, contact_rates, first_change
 from .nearby import Contact, Network, at_value, check_fixed_cell, network
 from .parameters import check_name, parameter_value
 from .potentials import PairPotential
+from .progress import shows_progress
 from .relaxation import Equilibrium
 
 MOST_POINTS = 10_000
@@ -89,6 +90,7 @@ class Path:
         return f"{float(value):.8g}" if value.ndim == 0 else f"{100 * fraction:.6g} % of the way"
 
 
+@shows_progress("following", lambda s, events: (s, f"{events} contact changes"))
 def follow(
     equilibrium: Equilibrium,
     wrt: str,

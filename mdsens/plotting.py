@@ -16,6 +16,7 @@ from .inverse_design import Design
 from .path import Path
 from .properties import UNITS
 from .response import Sensitivity
+from .studies.fields import motion
 from .system import System
 
 if TYPE_CHECKING:
@@ -236,18 +237,17 @@ def draw_task(results: StudyResults, task: str) -> Figure:
 
 def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str]:
     """One displacement for each particle [n, d], and what it says."""
+    gradient, moves = motion(system, sensitivity)
     response, name = sensitivity.response, sensitivity.wrt
     if name == "box":
-        box = np.asarray(system.box)
-        whole = np.einsum("ndab,ab->nd", response, box) - np.asarray(system.positions)
-        return whole, "non-affine response to an isotropic dilation of the box, ∂x/∂ln L - x"
+        nonaffine = moves - np.asarray(system.positions) @ gradient
+        return nonaffine, "non-affine response to an isotropic dilation of the box, ∂x/∂ln L - x"
     if response.ndim == 2:
         symbol = {"epsilon": "ε", "alpha": "α"}.get(name, name)
         if name.startswith("species-diameter:"):
             symbol = f"D, diameter of species {name.partition(':')[2]}"
-        return response, f"response ∂x/∂θ, θ = {symbol} = {float(sensitivity.value):.4g}"
-    whole = response.reshape(*response.shape[:2], -1).sum(axis=-1)
-    return whole, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
+        return moves, f"response ∂x/∂θ, θ = {symbol} = {float(sensitivity.value):.4g}"
+    return moves, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
 
 
 def _figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:

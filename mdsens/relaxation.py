@@ -24,6 +24,7 @@ from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
 from .newton import Newton
 from .potentials import Potential
+from .progress import Falling, watched
 from .system import System, is_concrete, reciprocal
 
 MOST_STEPS_UNSEEN = 1000
@@ -216,7 +217,8 @@ class Relaxation:
     - `throw`: whether to raise when there is no minimum to return, or no derivative. Where nothing
       can be raised (`jit`, `vmap`), positions and energy, or the derivative, are then NaN, and
       `converged` or `minimum` is False. With `throw=False` all comes as it is, with its flags.
-    - `progress`: called now and then, outside `jit`, as `progress(steps, max_force)`.
+    - `progress`: called now and then, outside `jit`, as `progress(steps, max_force)`; None: a bar, where somebody looks
+      and it takes longer than a second (`mdsens.progress_bars`).
 
     Works under `grad`, `jacfwd`, `jacrev`, `hessian`, `jit` and `vmap`. The derivative is that of
     the minimum: the initial positions have no part in it, global translations (with open
@@ -365,16 +367,8 @@ class Relaxation:
         run = start_at(self.minimizer, potential, system, list_, jnp.asarray(0, jnp.int32))
         if not np.isfinite(run.max_force):
             raise validation.why_no_forces(given)
-        for escapes in range(MOST_ESCAPES + 1):
-            run = self._descent(potential, system, run)
-            here = system.replace(positions=run.positions)
-            curvature = lowest_curvature(potential, here, run.neighbors, run.max_force)
-            leave = self.escape and bool(curvature.negative) and float(run.max_force) <= self.tolerance
-            if not leave or escapes == MOST_ESCAPES:
-                break
-            pushed = here.replace(positions=off_the_saddle(here, curvature))
-            list_ = neighbors.sized(run.neighbors.kind, potential, pushed)
-            run = start_at(self.minimizer, potential, pushed, list_, run.steps)
+        with watched("relaxing", self.progress, Falling(self.tolerance)) as report:
+            run, curvature, escapes = self._to_a_minimum(potential, system, run, report)
         if self.throw and not float(run.max_force) <= self.tolerance:
             raise self._not_converged(run)
         if self.throw and bool(curvature.negative):
@@ -383,13 +377,31 @@ class Relaxation:
         close = neighbors.near_touching(end.neighbors, potential, given.replace(positions=end.positions))
         return End(end.positions, close, end.max_force, end.steps), curvature, jnp.asarray(escapes, jnp.int32)
 
+    def _to_a_minimum(
+        self, potential: Potential, system: System, run: Descent, report: Callable[[int, float], None]
+    ) -> tuple[Descent, Curvature, int]:
+        """Down to rest, as often as there are saddles to leave; how many were left."""
+        for escapes in range(MOST_ESCAPES + 1):
+            run = self._descent(potential, system, run, report)
+            here = system.replace(positions=run.positions)
+            curvature = lowest_curvature(potential, here, run.neighbors, run.max_force)
+            leave = self.escape and bool(curvature.negative) and float(run.max_force) <= self.tolerance
+            if not leave or escapes == MOST_ESCAPES:
+                break
+            pushed = here.replace(positions=off_the_saddle(here, curvature))
+            list_ = neighbors.sized(run.neighbors.kind, potential, pushed)
+            run = start_at(self.minimizer, potential, pushed, list_, run.steps)
+        return run, curvature, escapes
+
     def _highest(self, kind: AllPairs | NeighborList, potential: Potential, system: System) -> Float[Array, ""]:
         """The largest force component at which Newton's method is tried: zero for never."""
         if self.newton is None or isinstance(kind, AllPairs):
             return jnp.zeros((), system.positions.dtype)
         return self.newton.begin * _force_unit(potential, system)
 
-    def _descent(self, potential: Potential, system: System, run: Descent) -> Descent:
+    def _descent(
+        self, potential: Potential, system: System, run: Descent, report: Callable[[int, float], None]
+    ) -> Descent:
         """Down to rest, or until it goes no further."""
         highest = self._highest(run.neighbors.kind, potential, system)
         unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
@@ -411,8 +423,7 @@ class Relaxation:
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
-            if self.progress is not None:
-                self.progress(int(run.steps), float(run.max_force))
+            report(int(run.steps), float(run.max_force))
         return run
 
     def _not_converged(self, run: Descent | End) -> NotConverged:

@@ -19,6 +19,7 @@ from .nearby import at_value, network
 from .neighbors import Neighbors
 from .parameters import check_name, parameter_value, with_parameter
 from .potentials import PairPotential, Potential
+from .progress import shows_progress
 from .relaxation import Equilibrium, Pending
 from .system import System, reciprocal
 from .zero_modes import ZeroModes, known_zero_modes, rattlers
@@ -61,6 +62,7 @@ class Sensitivity:
         return bool(np.isfinite(self.response).all() and self.residual <= enough)
 
 
+@shows_progress("response", lambda done, all: (done / all, f"{done} of {all} columns"))
 def sensitivity(
     equilibrium: Equilibrium,
     wrt: str,

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import RELAX
+from conftest import RELAX, silicon, vacancy
 from mdsens.nearby import at_value, network
-from mdsens.studies import predict, propagate, sample
+from mdsens.studies import influence, predict, propagate, sample, sobol
 
 NAME = "species-diameter:1"
+RELAX_SILICON = mdsens.Relaxation(tolerance=1e-11)
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def test_derivatives_of_the_energy_are_those_of_the_relaxed_system():
         )
         assert model.slope[k] == pytest.approx(energy, rel=1e-7)
         assert model.property_slopes[0, k] == pytest.approx(pressure, rel=1e-6)
-    near = {name: values.tolist() for name, values in model.property_values({"epsilon": 1.01}).items()}
+    near = model({"epsilon": 1.01}).properties
     assert near["pressure"] == pytest.approx(1.01 * model.properties["pressure"], rel=1e-9)  # p is linear in ε
 
 
@@ -114,3 +115,90 @@ def test_samples_beyond_contact_changes_are_told():
     model = predict(hertzian(), NAME)
     with pytest.warns(UserWarning, match="beyond a contact change"):
         assert sample(model, [0.02], members=50).beyond > 0.05
+
+
+def test_with_second_order_positions_properties_are_right_to_second_order():
+    """Errors of pressure and shear modulus fall as the third power of the step, in the median over packings."""
+    names, orders = ["pressure", "shear_modulus"], []
+    for seed in range(5, 10):
+        rest = hertzian(seed)
+        model, edge = predict(rest, NAME, 2, names), min(mdsens.validity(rest, NAME).above.step, 0.05)
+        errors = []
+        for fraction in (0.2, 0.1):
+            value = 0.6 + fraction * edge
+            guess = model([value])
+            true = at_value(rest, NAME, jnp.asarray(value), guess=guess.positions)
+            right = dict(zip(names, mdsens.properties.measured(true, names).tolist(), strict=True))
+            errors.append([abs(float(guess.properties[name]) - right[name]) for name in names])
+        orders.append(np.log2(np.divide(*errors)))
+    np.testing.assert_allclose(np.median(orders, axis=0), 3.0, atol=0.3)
+
+
+def test_the_contact_number_is_predicted_to_stay():
+    rest = hertzian(6)
+    for order in (1, 2):
+        model = predict(rest, NAME, order, ["contact_number", "volume"])
+        edge = mdsens.validity(rest, NAME).above.step
+        there = model([0.6 + 0.1 * edge]).properties
+        assert there["contact_number"] == float(mdsens.properties.contact_number(rest))
+        assert there["volume"] == pytest.approx(float(rest.system.volume))
+
+
+def test_a_silicon_vacancy_with_other_parameters_is_predicted_without_relaxing():
+    """A potential of pairs and angles, which knows no contacts: against relaxing anew."""
+    rest = RELAX_SILICON(mdsens.StillingerWeber(), vacancy(silicon()))
+    names, errors = ["lam", "gamma"], []
+    models = [predict(rest, names, order, ["pressure"]) for order in (1, 2)]
+    for change in (0.04, 0.02):
+        wanted = [21.0 * (1 + change), 1.2 * (1 + change)]
+        true = RELAX_SILICON(*models[0].unknowns.put(jnp.asarray(wanted), rest.potential, rest.system))
+        guesses = [model(wanted) for model in models]
+        assert all(guess.holds and guess.contact_changes == 0 for guess in guesses)
+        off = [float(np.abs(guess.positions - true.positions).max()) for guess in guesses]
+        errors.append([*off, *(abs(float(guess.energy - true.energy)) for guess in guesses)])
+        pressure = float(mdsens.properties.pressure(true))
+        assert float(guesses[1].properties["pressure"]) == pytest.approx(pressure, rel=1e-3)
+    orders = np.log2(np.divide(*np.array(errors)))
+    np.testing.assert_allclose(orders[:3], [2.0, 3.0, 4.0], atol=0.3)
+    assert not models[0]([30.0, 1.2]).holds or models[0]([30.0, 1.2]).position_error < 0.1
+
+
+def test_what_a_prediction_does_not_hold_for_is_relaxed():
+    rest = hertzian()
+    model, relax = predict(rest, NAME, properties=["pressure"]), mdsens.Relaxation(tolerance=1e-11)
+    drawn = sample(model, [0.02], members=12, relax=relax)
+    assert 0 < drawn.relaxed == round(12 * drawn.beyond)
+    for k in np.flatnonzero(~np.asarray(drawn.predicted.holds))[:3]:
+        potential, system = model.unknowns.put(drawn.predicted.values[k], rest.potential, rest.system)
+        true = RELAX(potential, system.replace(positions=drawn.predicted.positions[k]))
+        assert float(drawn.predicted.energy[k]) == pytest.approx(float(true.energy), rel=1e-9)
+        pressure = float(mdsens.properties.pressure(true))
+        assert float(drawn.predicted.properties["pressure"][k]) == pytest.approx(pressure, rel=1e-8)
+
+
+def test_influence_is_slope_times_spread_over_an_ensemble():
+    models = [predict(hertzian(seed), ["epsilon", NAME], properties=["pressure"]) for seed in (5, 6, 7)]
+    table = influence(models, {"epsilon": 0.1}, of="pressure")
+    pressures = np.array([model.properties["pressure"] for model in models])  # linear in ε, which is 1
+    assert table.index[0] == "epsilon" and table.loc[NAME, "mean_abs"] == 0.0
+    assert table.loc["epsilon", "mean"] == pytest.approx(0.1 * pressures.mean())
+    assert table.loc["epsilon", "std"] == pytest.approx(0.1 * pressures.std(ddof=1))
+    for bad, options in (({"epsilon": -0.1}, {}), ({"epsilon": 0.1}, {"of": "volume"})):
+        with pytest.raises(mdsens.InvalidInput):
+            influence(models, bad, **options)
+
+
+def test_sobol_indices_of_a_nearly_linear_property_are_its_shares_of_the_variance():
+    rest = hertzian(6)
+    model, interval = predict(rest, ["epsilon", NAME], properties=["pressure"]), mdsens.validity(rest, NAME)
+    width = 0.3 * min(interval.above.step, -interval.below.step)
+    half = np.array([0.3 * width * abs(model.property_slopes[0, 1] / model.property_slopes[0, 0]), width])
+    ranges = {name: (v - h, v + h) for name, v, h in zip(model.labels, model.values, half, strict=True)}
+    table = sobol(model, ranges, of="pressure", samples=256)
+    shares = (model.property_slopes[0] * half) ** 2
+    for name, share in zip(model.labels, shares / shares.sum(), strict=True):
+        assert table.loc[name, "first"] == pytest.approx(share, abs=0.02)
+        assert table.loc[name, "total"] == pytest.approx(share, abs=0.02)
+    for bad in ({"ranges": {NAME: (0.6, 0.61)}}, {"ranges": ranges, "samples": 100}):
+        with pytest.raises(mdsens.InvalidInput):
+            sobol(model, **bad)

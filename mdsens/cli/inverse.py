@@ -15,7 +15,7 @@ from mdsens.errors import InvalidInput
 from mdsens.files import replacing
 
 from .app import Options
-from .work import check_folder, configure, potential_of, progress_bar, read, relaxed
+from .work import check_folder, configure, potential_of, read, relaxed
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,15 @@ def fit(
         for target in targets
     ]
     output.mkdir(parents=True, exist_ok=True)
-    with progress_bar("fitting") as advance:
-        found = mdsens.fit(
-            potential,
-            measured,
-            wrt,
-            start=given.start,
-            bounds=given.bounds,
-            relax=mdsens.Relaxation(tolerance=options.tolerance),
-            checkpoint=output / "checkpoint.json",
-            progress=lambda step, loss: advance(1.0 - 1.0 / (1 + step), f"step {step}, loss {loss:.3e}"),
-        )
+    found = mdsens.fit(
+        potential,
+        measured,
+        wrt,
+        start=given.start,
+        bounds=given.bounds,
+        relax=mdsens.Relaxation(tolerance=options.tolerance),
+        checkpoint=output / "checkpoint.json",
+    )
     summary = {
         **found.as_dict(),
         "targets": [str(target) for target in targets],
@@ -97,23 +95,15 @@ def design(
     if not equilibrium.system.periodic:
         raise InvalidInput(f"{input} has open boundaries: it has no moduli or pressure to design")
     output.mkdir(parents=True, exist_ok=True)
-
-    with progress_bar("designing") as advance:
-
-        def report(step: int, now: dict[str, float]) -> None:
-            shown = ", ".join(f"{name} {value:.5g}" for name, value in now.items())
-            advance(1.0 - 1.0 / (1.0 + 0.1 * step), f"step {step}, {shown}")
-
-        found = mdsens.design(
-            equilibrium,
-            goals,
-            wrt,
-            bounds=bounds,
-            hold=hold,
-            max_steps=max_steps,
-            checkpoint=output / "checkpoint.json",
-            progress=report,
-        )
+    found = mdsens.design(
+        equilibrium,
+        goals,
+        wrt,
+        bounds=bounds,
+        hold=hold,
+        max_steps=max_steps,
+        checkpoint=output / "checkpoint.json",
+    )
     summary = {
         **found.as_dict(),
         "input": str(input),

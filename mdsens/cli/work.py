@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import mdsens
 from mdsens import linear_solvers, minimizers, plotting, potentials
 from mdsens.errors import InvalidInput
 from mdsens.files import check_target, replacing
 from mdsens.io import format_to_write
-from mdsens.parameters import check_name, parameters_of
+from mdsens.parameters import check_name, settings_of
 from mdsens.relaxation import Equilibrium
 
 from .app import Device, LinearSolver, Options, Precision
@@ -54,8 +49,7 @@ def sensitivity(input: Path, wrt: str, output: Path, options: Options) -> None:
 def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, output: Path, options: Options) -> None:
     """Relax, differentiate, and leave summary.json, result.h5 and sensitivity.png in the folder."""
     equilibrium = relaxed(potential, system, options)
-    with progress_bar("response") as advance:
-        response = mdsens.sensitivity(equilibrium, wrt, progress=lambda done, all: advance(done / all, f"{done}/{all}"))
+    response = mdsens.sensitivity(equilibrium, wrt)
     certificate = equilibrium.certify(options.thorough)
     interval = mdsens.validity(equilibrium, wrt) if isinstance(equilibrium.potential, mdsens.PairPotential) else None
     summary = _summary(equilibrium, response, certificate, interval, options)
@@ -101,7 +95,7 @@ def potential_of(options: Options) -> mdsens.Potential:
     try:
         return potentials.NAMED[options.potential](**parameters)
     except TypeError:
-        known = ", ".join(parameters_of(potentials.NAMED[options.potential]()))
+        known = ", ".join(settings_of(potentials.NAMED[options.potential]()))
         raise InvalidInput(
             f"{options.potential.value} has no parameter {', '.join(parameters)}; it has {known}"
         ) from None
@@ -121,42 +115,15 @@ def relaxed(potential: mdsens.Potential, system: mdsens.System, options: Options
         LinearSolver.gmres: linear_solvers.gmres,
     }
     solver = solvers[options.linear_solver]() if options.linear_solver in solvers else None
-    with progress_bar("relaxing") as advance:
-        highest, lowest = 0.0, math.inf
-
-        def report(steps: int, max_force: float) -> None:
-            nonlocal highest, lowest
-            highest, lowest = max(highest, max_force), min(lowest, max(max_force, options.tolerance))
-            way = math.log(highest / options.tolerance) if highest > options.tolerance else 1.0
-            done = 1.0 - math.log(lowest / options.tolerance) / way
-            advance(done, f"step {steps}, largest force {max_force:.1e} → {options.tolerance:.0e}")
-
-        relaxation = mdsens.Relaxation(
-            minimizer=minimizers.NAMED[options.minimizer](),
-            tolerance=options.tolerance,
-            pressure=options.pressure,
-            max_steps=options.max_steps,
-            linear_solver=solver,
-            one_sided=options.one_sided,
-            progress=report,
-        )
-        return relaxation(potential, system)
-
-
-@contextmanager
-def progress_bar(task: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar on standard error, gone when the work is done, and silent where nobody looks."""
-    console = Console(stderr=True)
-    columns: list[ProgressColumn] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-    ]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task(task, total=1.0, what="compiling")
-        yield lambda done, what: bar.update(row, completed=done, what=what)
+    relaxation = mdsens.Relaxation(
+        minimizer=minimizers.NAMED[options.minimizer](),
+        tolerance=options.tolerance,
+        pressure=options.pressure,
+        max_steps=options.max_steps,
+        linear_solver=solver,
+        one_sided=options.one_sided,
+    )
+    return relaxation(potential, system)
 
 
 def check_folder(output: Path) -> None:
@@ -188,7 +155,7 @@ def _summary(
         "potential": options.potential.value,
         "parameters": {
             name: np.asarray(getattr(equilibrium.potential, name)).tolist()
-            for name in parameters_of(equilibrium.potential)
+            for name in settings_of(equilibrium.potential)
         },
         "minimizer": options.minimizer.value,
         "precision": options.precision.value,

@@ -15,6 +15,7 @@ from ..errors import InvalidInput
 from ..files import check_target, replacing
 from ..nearby import network
 from ..potentials import PairPotential, Potential
+from ..progress import shows_progress
 from ..relaxation import Relaxation
 from ..system import System
 from ..unknowns import Unknowns
@@ -31,6 +32,7 @@ CLOSE = 1e-3
 """A root mean square difference, in natural units, with which a fit does not look for a better one."""
 
 
+@shows_progress("fitting", lambda step, loss: (None, f"step {step}, loss {loss:.3e}"))
 def fit(
     potential: Potential,
     targets: Target | System | Sequence[Target | System],

@@ -1,6 +1,20 @@
-"""What an equilibrium and its response tell of other parameters: prediction, uncertainty."""
+"""What an equilibrium and its response tell of other parameters: prediction, uncertainty, ranking, response fields."""
 
+from .fields import ResponseField, response_field
 from .prediction import Predicted, Prediction, predict
+from .ranking import influence, sobol
 from .uncertainty import Propagated, Sampled, propagate, sample
 
-__all__ = ["Predicted", "Prediction", "Propagated", "Sampled", "predict", "propagate", "sample"]
+__all__ = [
+    "Predicted",
+    "Prediction",
+    "Propagated",
+    "ResponseField",
+    "Sampled",
+    "influence",
+    "predict",
+    "propagate",
+    "response_field",
+    "sample",
+    "sobol",
+]

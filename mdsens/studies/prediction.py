@@ -10,6 +10,7 @@ how far off they are. It is what Maliyov, Grigorev and Swinburne (arXiv 2407.024
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -22,12 +23,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import implicit
 from ..errors import InvalidInput
-from ..hessian import gradient
+from ..hessian import gradient, hessian
 from ..nearby import check_fixed_cell
 from ..neighbors import Neighbors, automatic, sized
-from ..potentials import PairPotential
+from ..potentials import PairPotential, Potential
 from ..properties import check_properties, measured
 from ..relaxation import Equilibrium
+from ..system import System
 from ..unknowns import Unknowns, as_function
 
 ALL_PAIRS_UP_TO = 32
@@ -36,23 +38,46 @@ ALL_PAIRS_UP_TO = 32
 MEMBERS_AT_ONCE = 100
 """Parameter sets that are predicted together."""
 
+MANY_BEYOND = 0.05
+"""The fraction of many parameter sets beyond the contact changes from which on a warning is given."""
+
+LARGEST_ERROR = 0.5
+"""Of positions, as a fraction of the way that they went: beyond, the series is no approximation."""
+
+NO_WAY = 1e-6
+"""A way so short, as a fraction of the mean diameter, that nothing is said about the error on it."""
+
 
 class Predicted(eqx.Module):
     """What is predicted for one set of parameters, or with a leading axis [m] for many.
 
-    `positions` [n, d] and `energy`; `position_error`, how far the particle that is farthest off would go in the next
-    Newton step, and `energy_error`, what it would gain: estimates, both, good while contacts stay. `contact_changes`
-    are the pairs that touch here and did not, or the other way; with any of them, or with particles so far from
-    where they were that not all pairs are known, the prediction does not hold, and `holds` is False.
+    `positions` [n, d] and `energy`; `properties`, those asked for, by name; `position_error`, how far the particle that
+    is farthest off would go in the next Newton step, and `energy_error`, what it would gain: estimates, good while
+    contacts stay. `contact_changes` are the pairs that touch here and did not, or the other way, where particles
+    interact by contact. With any of them, with particles so far from where they were that not all pairs are known, or
+    where the next step is not small against the way gone, the prediction does not hold, and `holds` is False.
     """
 
     values: Float[Array, "*m k"]
     positions: Float[Array, "*m n d"]
     energy: Float[Array, " *m"]
+    properties: dict[str, Float[Array, " *m"]]
     position_error: Float[Array, " *m"]
     energy_error: Float[Array, " *m"]
     contact_changes: Int[Array, " *m"]
     holds: Bool[Array, " *m"]
+
+    def warn_beyond(self) -> float:
+        """The fraction of many sets where the prediction does not hold; **warns** of more than one in twenty."""
+        beyond = float(np.mean(~np.asarray(self.holds)))
+        if beyond > MANY_BEYOND:
+            warnings.warn(
+                f"{beyond:.0%} of the {np.size(self.holds)} parameter sets lie beyond a contact change, or too far: "
+                "the prediction does not hold there. Take a smaller range, or relax these "
+                "(mdsens.studies.sample(..., relax=mdsens.Relaxation(...)))",
+                stacklevel=3,
+            )
+        return beyond
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,11 +118,6 @@ class Prediction:
             return jax.tree.map(lambda leaf: leaf[0], self._together(wanted[None]))
         return self._together(wanted)
 
-    def property_values(self, values: ArrayLike | Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The properties asked for, to first order; each a number, or [m] of them."""
-        change = (self._vector(values) - self.values) @ self.property_slopes.T
-        return {name: value + change[..., i] for i, (name, value) in enumerate(self.properties.items())}
-
     def _vector(self, values: ArrayLike | Mapping[str, Any]) -> np.ndarray:
         if isinstance(values, Mapping):
             here = dict(zip(self.labels, self.values, strict=True))
@@ -116,11 +136,12 @@ class Prediction:
         """A hundred sets at a time, the last hundred filled up, so that all are compiled once."""
         at_once, here = min(len(wanted), MEMBERS_AT_ONCE), self.equilibrium.frozen
         known = here, self.unknowns, self.order, jnp.asarray(self.response), self.held, self.pairs
+        slopes = dict(zip(self.properties, jnp.asarray(self.property_slopes), strict=True))
         parts = []
         for first in range(0, len(wanted), at_once):
             chosen = wanted[first : first + at_once]
             filled = np.concatenate([chosen, np.repeat(chosen[-1:], at_once - len(chosen), axis=0)])
-            found = jax.device_get(_predicted(*known, jnp.asarray(filled)))
+            found = jax.device_get(_predicted(*known, self.properties, slopes, jnp.asarray(filled)))
             parts.append([leaf[: len(chosen)] for leaf in jax.tree.leaves(found)])
         joined = [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(found), joined)
@@ -132,16 +153,16 @@ def predict(
     """A model of how an equilibrium depends on parameters near the values that they have.
 
     **Arguments:** `wrt`, the names of parameters (as for `mdsens.sensitivity`). `order`, that of the positions; the
-    energy is right to order 2 `order` + 1. `properties`, names of properties to be predicted to first order.
+    energy is right to order 2 `order` + 1 (the 2n+1 theorem: Gonze and Vigneron, Phys. Rev. B 39, 13120 (1989)).
+    `properties`, names of properties, to be predicted to first order by their slopes; with `order` 2 they are computed
+    at the second-order positions, which for moduli wants the Hessian there for each set of parameters.
 
-    **Raises** `InvalidInput` for an unknown name, at constant pressure, or for a potential that is no sum over pairs,
-    and what `mdsens.sensitivity` raises where there is no response.
+    **Raises** `InvalidInput` for an unknown name or at constant pressure, and what `mdsens.sensitivity` raises where
+    there is no response.
     """
     if order not in (1, 2):
         raise InvalidInput(f"positions are predicted to order 1 or 2, not {order}")
     check_fixed_cell(equilibrium)
-    if not isinstance(equilibrium.potential, PairPotential):
-        raise InvalidInput("contacts are followed of sums over pairs only: this potential is none")
     names = check_properties(properties)
     equilibrium.check()
     here = equilibrium.frozen
@@ -196,16 +217,15 @@ def _predicted(
     response: Float[Array, "n d k"],
     held: implicit.Held,
     pairs: Neighbors,
+    at_rest: dict[str, float],
+    slopes: dict[str, Float[Array, " k"]],
     wanted: Float[Array, "m k"],
 ) -> Predicted:
     system, potential = equilibrium.system, equilibrium.potential
-    assert isinstance(potential, PairPotential)
-    touching = potential.pairs(system, pairs).interacts
-    start = unknowns.vector(potential, system)
+    start, touching = unknowns.vector(potential, system), _touching(potential, system, pairs)
 
     def one(values: Float[Array, " k"]) -> Predicted:
         there, moved = unknowns.put(values, potential, system)
-        assert isinstance(there, PairPotential)
         here = moved.replace(positions=system.positions + response @ (values - start))
         slope = gradient(there, here, pairs)
         step = held.solve(slope)
@@ -213,15 +233,45 @@ def _predicted(
             here = here.replace(positions=here.positions - step)
             slope = gradient(there, here, pairs)
             step = held.solve(slope)
-        changes = jnp.sum(there.pairs(here, pairs).interacts != touching)
+        energy, changes = there.energy(here, pairs), jnp.sum(_touching(there, here, pairs) != touching)
+        if order == 1:
+            properties = {name: at_rest[name] + slopes[name] @ (values - start) for name in at_rest}
+        else:
+            guess = dataclasses.replace(equilibrium, at_rest=here, potential=there, energy=energy, close=pairs)
+            properties = _properties(guess, held, at_rest)
+        way, error = _longest(here.positions - system.positions), _longest(step)
+        small = error <= LARGEST_ERROR * way + NO_WAY * jnp.mean(system.diameters)
         return Predicted(
             values=values,
             positions=here.positions,
-            energy=there.energy(here, pairs),
-            position_error=jnp.sqrt(jnp.max(jnp.sum(step**2, axis=-1))),
+            energy=energy,
+            properties=properties,
+            position_error=error,
             energy_error=0.5 * jnp.abs(jnp.sum(step * slope)),
             contact_changes=changes,
-            holds=(changes == 0) & ~pairs.stale(here.positions) & jnp.all(jnp.isfinite(here.positions)),
+            holds=(changes == 0) & small & ~pairs.stale(here.positions) & jnp.all(jnp.isfinite(here.positions)),
         )
 
     return jax.vmap(one)(wanted)
+
+
+def _touching(potential: Potential, system: System, pairs: Neighbors) -> Bool[Array, " p"]:
+    """The pairs in contact, where particles interact by contact."""
+    if isinstance(potential, PairPotential) and potential.contact:
+        return potential.pairs(system, pairs).interacts
+    return jnp.zeros(pairs.valid.shape, bool)
+
+
+def _longest(moves: Float[Array, "n d"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.max(jnp.sum(moves**2, axis=-1)))
+
+
+def _properties(guess: Equilibrium, held: implicit.Held, at_rest: dict[str, float]) -> dict[str, Array]:
+    """At predicted positions, where particles are held as at rest; the contact number stays while contacts do."""
+    names = [name for name in at_rest if name != "contact_number"]
+    if not names:
+        return {name: jnp.asarray(value) for name, value in at_rest.items()}
+    matrix = hessian(guess.potential, guess.system, held.backbone)
+    there = dataclasses.replace(held, matrix=matrix, solver=guess.rule.solver)
+    found = dict(zip(names, measured(guess, names, there), strict=True))
+    return {name: jnp.asarray(found.get(name, value)) for name, value in at_rest.items()}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
+from ..ensemble import relax_ensemble
 from ..errors import InvalidInput
+from ..properties import measured
+from ..relaxation import Relaxation
 from .prediction import Predicted, Prediction
-
-MANY_BEYOND = 0.05
-"""The fraction of samples beyond the contact changes from which on a warning is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Propagated:
 class Sampled:
     """Of parameter sets drawn at random and predicted: means, standard deviations, and all that was `predicted`.
 
-    `beyond` is the fraction of them across a contact change, where predictions do not hold.
+    `beyond` is the fraction of them where predictions do not hold, across a contact change or too far; these were
+    relaxed instead if that was asked for, which `relaxed` counts.
     """
 
     energy_mean: float
@@ -47,6 +50,7 @@ class Sampled:
     properties_mean: dict[str, float]
     properties_std: dict[str, float]
     beyond: float
+    relaxed: int
     predicted: Predicted
 
 
@@ -76,31 +80,62 @@ def propagate(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any]) -> 
 
 
 def sample(
-    model: Prediction, uncertainty: ArrayLike | Mapping[str, Any], members: int = 1000, seed: int = 0
+    model: Prediction,
+    uncertainty: ArrayLike | Mapping[str, Any],
+    members: int = 1000,
+    seed: int = 0,
+    relax: Relaxation | None = None,
 ) -> Sampled:
     """Parameter sets drawn from a normal distribution around those of the model, and what it predicts for each.
 
-    **Warns** where more than one in twenty is beyond a contact change. **Raises** as `propagate`.
+    **Arguments:** `relax`, by which those sets are relaxed for which the prediction does not hold, from the predicted
+    positions; each may come to rest in another minimum then.
+
+    **Warns** where the prediction does not hold for more than one in twenty, and these are not relaxed. **Raises** as
+    `propagate`.
     """
     covariance = covariance_of(model, uncertainty)
     values = np.random.default_rng(seed).multivariate_normal(model.values, covariance, members, method="eigh")
-    predicted, properties = model(values), model.property_values(values)
-    beyond = float(np.mean(~predicted.holds))
-    if beyond > MANY_BEYOND:
-        warnings.warn(
-            f"{beyond:.0%} of the {members} parameter sets lie beyond a contact change, where the prediction does not "
-            "hold: relax these (mdsens.relax_ensemble), or take a smaller uncertainty",
-            stacklevel=2,
-        )
+    predicted = model(values)
+    beyond = ~np.asarray(predicted.holds)
+    if relax is not None and beyond.any():
+        predicted = _with_relaxed(model, predicted, beyond, relax)
+    elif relax is None:
+        predicted.warn_beyond()
     return Sampled(
         energy_mean=float(np.mean(predicted.energy)),
         energy_std=float(np.std(predicted.energy, ddof=1)),
         positions_mean=np.mean(predicted.positions, axis=0),
         positions_std=np.std(predicted.positions, axis=0, ddof=1),
-        properties_mean={name: float(np.mean(each)) for name, each in properties.items()},
-        properties_std={name: float(np.std(each, ddof=1)) for name, each in properties.items()},
-        beyond=beyond,
+        properties_mean={name: float(np.mean(each)) for name, each in predicted.properties.items()},
+        properties_std={name: float(np.std(each, ddof=1)) for name, each in predicted.properties.items()},
+        beyond=float(beyond.mean()),
+        relaxed=int(beyond.sum()) if relax is not None else 0,
         predicted=predicted,
+    )
+
+
+def _with_relaxed(model: Prediction, predicted: Predicted, chosen: np.ndarray, relax: Relaxation) -> Predicted:
+    """The chosen members at rest, from where they were predicted to be; NaN for one that finds no rest."""
+    here, names = model.equilibrium, tuple(model.properties)
+    starts = [model.unknowns.put(values, here.potential, here.system) for values in predicted.values[chosen]]
+    systems = [
+        system.replace(positions=positions)
+        for (_, system), positions in zip(starts, predicted.positions[chosen], strict=True)
+    ]
+    rest = relax_ensemble(relax, [potential for potential, _ in starts], systems)
+    properties = np.asarray(jax.vmap(lambda each: measured(each, names))(rest)) if names else np.zeros((len(starts), 0))
+
+    def filled(old: Any, new: Any) -> Array:
+        whole = np.array(old)
+        whole[chosen] = np.asarray(new)
+        return jnp.asarray(whole)
+
+    return dataclasses.replace(
+        predicted,
+        positions=filled(predicted.positions, rest.positions),
+        energy=filled(predicted.energy, rest.energy),
+        properties={name: filled(predicted.properties[name], properties[:, i]) for i, name in enumerate(names)},
     )
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
+from ..progress import progress_bars
 from .tasks import Batch
 
 DEATHS = 3
@@ -200,7 +201,8 @@ def _kills_for_memory() -> int:
 
 
 def _begin(device: str, k: int) -> None:
-    """In a worker, before JAX: its device, one thread, and an end when its parent ends."""
+    """In a worker, before JAX: its device, one thread, no bars of its own, and an end when its parent ends."""
+    progress_bars(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
