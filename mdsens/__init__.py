@@ -4,6 +4,7 @@ Names are loaded when first used, so that `import mdsens` and `mdsens --help` ar
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -108,3 +109,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+def _shows_itself_in_notebooks() -> None:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        importlib.import_module(".notebook", __name__).show_in_notebooks(shell)
+
+
+_shows_itself_in_notebooks()

@@ -117,6 +117,9 @@ class Equilibrium:
     def __repr__(self) -> str:
         if not is_concrete(jax.tree.leaves((self.potential, self.energy, self.max_force))):
             return "Equilibrium(traced)"
+        if jnp.ndim(self.energy):
+            minima, size = int(jnp.sum(self.minimum & self.converged)), self.system.positions.shape
+            return f"Equilibrium({size[0]} members of {size[-2]} particles, {minima} of them at rest in a minimum)"
         state = "a minimum" if bool(self.minimum) else "a saddle" if bool(self.converged) else "not at rest"
         return (
             f"Equilibrium({self.system.n} particles, {state}, energy {float(self.energy):.10g}, largest force "

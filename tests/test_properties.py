@@ -178,7 +178,7 @@ def test_names_are_checked():
 
 
 def test_elastic_constants_of_silicon_are_those_published():
-    """C11, C12 and C44, relaxed, in GPa: 151, 76, 56 (Balamane, Halicioglu and Tiller, Phys. Rev. B 46, 2250 (1992))."""
+    """C11, C12, C44, relaxed, in GPa: 151, 76, 56 (Balamane, Halicioglu and Tiller, Phys. Rev. B 46, 2250 (1992))."""
     rest = mdsens.Relaxation(tolerance=1e-9)(mdsens.StillingerWeber(), silicon())
     tensor = 160.21766 * np.asarray(mdsens.properties.elastic_tensor(rest))  # eV/Å³
     assert [float(tensor[i]) for i in ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1))] == pytest.approx(

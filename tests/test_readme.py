@@ -4,25 +4,20 @@ import math
 import re
 from pathlib import Path
 
-import pytest
+from blocks import blocks, run
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PATH = Path(__file__).parent.parent / "README.md"
+README = PATH.read_text(encoding="utf-8")
 
 
 def test_the_python_in_it_runs(capsys):
-    code = "\n".join(blocks("python"))
-    assert code.count("import mdsens") == 1
-    names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    assert "\n".join(blocks(README, "python")).count("import mdsens") == 1
+    names = run(PATH)
     assert names["dx_dD"].shape == (128, 2, 128)
     assert names["dx_dbox"].shape == (128, 2, 2, 2)
     assert math.isfinite(names["curvature"])
     printed = capsys.readouterr().out
-    shown = {line[:17].strip() for line in blocks("text")[0].splitlines()}
+    shown = {line[:17].strip() for line in blocks(README, "text")[0].splitlines()}
     assert shown <= {line[:17].strip() for line in printed.splitlines()}
 
 
@@ -32,11 +27,6 @@ def test_the_commands_in_it_exist():
     from mdsens.cli.app import app
 
     known = get_command(app).commands
-    named = set(re.findall(r"mdsens (\w+)", "\n".join(blocks("bash"))))
+    named = set(re.findall(r"mdsens (\w+)", "\n".join(blocks(README, "bash"))))
     of_studies = {"init", "run", "status", "collect", "plot", "show"}
     assert named == set(known) == {"demo", "relax", "sensitivity", "properties", "fit", "design"} | of_studies
-
-
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", README))
-def test_every_link_inside_leads_somewhere(target):
-    assert (Path(__file__).parent.parent / target).exists()

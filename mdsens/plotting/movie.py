@@ -1,0 +1,85 @@
+"""A packing moving as a parameter does."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InvalidInput
+from ..files import check_target
+from ..parameters import with_parameter
+from ..path import Path
+from ..system import System
+from .packing import draw
+from .style import new_figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Movie:
+    """A GIF or MP4, written to `file`, of so many `frames`; it shows itself in a notebook."""
+
+    file: FilePath
+    frames: int
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(self.file.read_bytes()).decode()
+        if self.file.suffix == ".gif":
+            return f'<img src="data:image/gif;base64,{data}" alt="{self.file.name}">'
+        return f'<video controls loop src="data:video/mp4;base64,{data}"></video>'
+
+
+def animate(
+    what: Path | Sequence[System],
+    file: str | FilePath,
+    frames_per_second: float = 12.0,
+    exaggerate: float = 1.0,
+    captions: Sequence[str] | None = None,
+) -> Movie:
+    """The packing at every point of a path (`mdsens.follow`), or any packings of the same particles, one after another.
+
+    **Arguments:** `file`, ending in .gif, or in .mp4 where matplotlib finds ffmpeg. `exaggerate`, by how much to
+    enlarge displacements from the first packing: those along a path are often too small to be seen. `captions`, one for
+    each; of a path the value of the parameter.
+
+    **Raises** `InvalidInput` for nothing to show, another ending, or a movie that cannot be written here.
+    """
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    file = FilePath(file)
+    systems, captions = _of_path(what) if isinstance(what, Path) else (list(what), captions or [""] * len(what))
+    if not systems or len(captions) != len(systems) or len({system.positions.shape for system in systems}) > 1:
+        raise InvalidInput("a movie is made of one or more packings of the same particles, with a caption for each")
+    writers: dict[str, Any] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+    if file.suffix not in writers or not writers[file.suffix].isAvailable():
+        raise InvalidInput(f"{file} cannot be written here: name a .gif (an .mp4 needs ffmpeg)")
+    check_target(file)
+    figure = new_figure((5.0, 5.3))
+    ax = figure.add_axes((0.02, 0.01, 0.96, 0.9))
+    writer = writers[file.suffix](fps=frames_per_second)
+    with writer.saving(figure, str(file), dpi=80):
+        for system, caption in zip(systems, captions, strict=True):
+            ax.clear()
+            moved = systems[0].positions + exaggerate * (system.positions - systems[0].positions)
+            draw(system.replace(positions=moved), ax).set_title(caption, fontsize=10, family="monospace")
+            writer.grab_frame()
+    return Movie(file, len(systems))
+
+
+def _of_path(path: Path) -> tuple[list[System], list[str]]:
+    """The packings of a path, and the value of the parameter or the fraction of the way."""
+    last, scalar, systems = path.last.frozen, path.values.ndim == 1, []
+    for value, positions in zip(path.values, path.positions, strict=True):
+        _, system = with_parameter(path.wrt, jnp.asarray(value), last.potential, last.system)
+        systems.append(system.replace(positions=positions))
+    digits = 3 + max(0, -int(np.floor(np.log10(max(np.ptp(path.values), 1e-12))))) if scalar else 0
+    captions = [
+        f"{path.wrt} = {float(value):.{digits}f}" if scalar else f"{path.wrt}, {fraction:.1%} of the way"
+        for value, fraction in zip(path.values, path.fractions, strict=True)
+    ]
+    return systems, captions

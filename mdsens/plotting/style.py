@@ -1,0 +1,32 @@
+"""What all figures share: colors, and figures that show themselves."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#a9c4e4", "#f3cf9b", "#b7dcb2", "#e3b5cf", "#d7d7d7", "#f2eaa0")
+EDGES = ("#5f7fa8", "#b98a45", "#6b9a66", "#a0668a", "#888888", "#a79c3e")
+ARROW = "#b01e1e"
+ARROW_CUT = "#e0662c"
+"""Of an arrow that would be longer."""
+
+
+def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A figure that pyplot does not know, and that shows itself in a notebook all the same."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=90, facecolor="white")
+            return file.getvalue()
+
+    figure = Picture(figsize=size)
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,128 @@
+"""A packing to turn and look into, in a notebook, in what is exported from it, or in a file of its own."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import itertools
+import json
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidInput
+from ..relaxation import Equilibrium
+from ..response import Sensitivity
+from ..system import System
+from .packing import arrows_of, draw, draw_sensitivity, shortened
+from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
+
+MOST_PARTICLES = 20_000
+"""That a browser turns without stopping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A picture that can be turned: one page of HTML that needs nothing else, and shows itself in notebooks."""
+
+    page: str
+    system: System
+    sensitivity: Sensitivity | None
+    height: int
+
+    def save(self, path: str | Path) -> None:
+        """The page as a file."""
+        Path(path).write_text(self.page)
+
+    @cached_property
+    def picture(self) -> bytes:
+        """The same from the front, as PNG, for where no page is shown."""
+        figure, file = new_figure(), io.BytesIO()
+        ax = figure.add_axes((0.03, 0.07, 0.94, 0.84))
+        if self.sensitivity is None:
+            draw(self.system, ax)
+        else:
+            draw_sensitivity(self.system, self.sensitivity, ax)
+        figure.savefig(file, format="png", dpi=80, facecolor="white")
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        style = f"width: 100%; height: {self.height}px; border: 0"
+        return {
+            "text/html": f'<iframe srcdoc="{html.escape(self.page)}" style="{style}"></iframe>',
+            "image/png": base64.b64encode(self.picture).decode(),
+            "text/plain": f"View of {self.system.n} particles",
+        }
+
+
+def view(what: System | Equilibrium, sensitivity: Sensitivity | None = None, height: int = 460) -> View:
+    """The packing in three dimensions, to be turned, with an arrow for every particle if a response is given.
+
+    **Arguments:** `height` of the picture in a notebook, pixels. `View.save` writes it as a page of its own.
+
+    **Raises** `InvalidInput` for more than 20000 particles.
+    """
+    system = what.frozen.system if isinstance(what, Equilibrium) else what
+    if system.n > MOST_PARTICLES:
+        raise InvalidInput(f"{system.n} particles are too many for a browser (at most {MOST_PARTICLES}): draw them")
+    template = files(__package__).joinpath("viewer.html").read_text()
+    scene = json.dumps(_scene(system, sensitivity)).replace("</", "<\\/")
+    page = template.replace("TITLE", f"{system.n} particles").replace("SCENE", scene)
+    return View(page, system, sensitivity, height)
+
+
+def _scene(system: System, sensitivity: Sensitivity | None) -> dict[str, Any]:
+    points, sizes = _in_space(np.asarray(system.wrapped())), np.asarray(system.diameters)
+    kinds, edges = np.asarray(system.species), _edges(system)
+    corners = np.array(edges).reshape(-1, 3) if edges else points
+    center = 0.5 * (corners.min(axis=0) + corners.max(axis=0))
+    radius = float(np.linalg.norm(corners - center, axis=1).max() + 0.5 * sizes.max())
+    about = f"{system.n} particles" + (f", φ = {float(system.packing_fraction):.4g}" if system.periodic else "")
+    particles = [
+        {"x": x.tolist(), "d": d, "c": k % len(COLORS), "about": f"particle {i}, species {k}, diameter {d:.5g}"}
+        for i, (x, d, k) in enumerate(zip(points.round(6), sizes.tolist(), kinds.tolist(), strict=True))
+    ]
+    return {
+        "about": about if sensitivity is None else f"{about}; {arrows_of(system, sensitivity)[1]}",
+        "flat": system.dim == 2,
+        "center": center.tolist(),
+        "radius": radius,
+        "diameter": float(sizes.mean()),
+        "colors": list(zip(COLORS, EDGES, strict=True)),
+        "particles": particles,
+        "edges": edges,
+        "arrows": [] if sensitivity is None else _arrows(system, sensitivity, points),
+    }
+
+
+def _in_space(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([x, np.zeros((len(x), 3 - x.shape[1]))], axis=1)
+
+
+def _edges(system: System) -> list[list[list[float]]]:
+    """The edges of the cell, each from one corner to another."""
+    if system.box is None:
+        return []
+    box, d = _in_space(np.asarray(system.box)), system.dim
+    corners = list(itertools.product((0, 1), repeat=d))
+    return [
+        [(np.array(corner) @ box).tolist(), (np.array(corner) @ box + box[k]).tolist()]
+        for corner in corners
+        for k in range(d)
+        if not corner[k]
+    ]
+
+
+def _arrows(system: System, sensitivity: Sensitivity, points: np.ndarray) -> list[list[Any]]:
+    shown, cut, _ = shortened(arrows_of(system, sensitivity)[0], float(np.mean(np.asarray(system.diameters))))
+    ends = points + _in_space(shown)
+    moving = np.any(shown != 0.0, axis=1)
+    return [
+        [points[k].round(6).tolist(), ends[k].round(6).tolist(), ARROW_CUT if cut[k] else ARROW]
+        for k in np.flatnonzero(moving)
+    ]

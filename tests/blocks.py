@@ -1,0 +1,26 @@
+"""What Markdown says that can be run or followed: blocks of code, and links to files."""
+
+import re
+from pathlib import Path
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code between fences of exactly this language; `python of a cluster` is not run."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run(path: Path) -> dict:
+    """Runs the Python of a page, in order, and returns its names; line numbers in errors are those of the page."""
+    lines, inside = [], False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        begins, ends = line == "```python", line == "```"
+        inside = (inside or begins) and not ends
+        lines.append(line if inside and not begins else "")
+    names: dict = {}
+    exec(compile("\n".join(lines), str(path), "exec"), names)
+    return names
+
+
+def links(text: str) -> list[str]:
+    """The targets of links and pictures that are files."""
+    return re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)

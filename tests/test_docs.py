@@ -1,0 +1,98 @@
+"""The site: its Python runs, it builds without a warning, and every link in it leads somewhere."""
+
+import html.parser
+import importlib.util
+import os
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+import mdsens
+from blocks import blocks, links, run
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+WITH_PYTHON = [page for page in sorted(DOCS.glob("*.md")) if blocks(page.read_text(encoding="utf-8"), "python")]
+ROOMS = ("linear_solvers", "potentials", "properties", "studies")
+"""Those that list their public names."""
+
+
+class Page(html.parser.HTMLParser):
+    """What a page of the site points at, and what in it can be pointed at."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.targets, self.ids = set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("href", "src") and value is not None:
+                self.targets.add(value)
+            elif name == "id" or (tag == "a" and name == "name"):
+                self.ids.add(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if importlib.util.find_spec("sphinx") is None and not os.environ.get("MDSENS_REQUIRE_DOCS"):
+        pytest.skip('the site is built by Sphinx: pip install -e ".[docs]"')
+    folder = tmp_path_factory.mktemp("site")
+    options = ["-W", "--keep-going", "-n", "-q", "-d", str(folder / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(folder / "html")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path) for path in site.rglob("*.html") if "_static" not in path.relative_to(site).parts}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page):
+    run(page)
+
+
+def test_the_site_has_a_page_for_every_source_and_notebook(site):
+    sources = [path.relative_to(DOCS) for path in [*DOCS.glob("*.md"), *(DOCS / "api").glob("*.md")]]
+    sources += [Path("notebooks", path.name) for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")]
+    assert not [source for source in sources if not (site / source).with_suffix(".html").is_file()]
+
+
+def test_every_link_of_the_site_leads_somewhere(site, pages):
+    broken = []
+    for path, page in pages.items():
+        for target in page.targets:
+            url = urllib.parse.urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            there = (path.parent / urllib.parse.unquote(url.path)).resolve() if url.path else path
+            there = there / "index.html" if there.is_dir() else there
+            fragment = urllib.parse.unquote(url.fragment)
+            if not there.is_file() or (fragment and there in pages and fragment not in pages[there].ids):
+                broken.append(f"{path.relative_to(site)}: {target}")
+    assert not broken
+    assert sum(len(page.targets) for page in pages.values()) > 100
+
+
+def test_every_public_name_has_its_place_in_the_reference(pages):
+    told = set().union(*(page.ids for page in pages.values()))
+    wanted = {f"mdsens.{name}" for name in mdsens.__all__ if name not in mdsens._ROOMS}
+    listed = {f"{room}.{name}" for room in ROOMS for name in getattr(mdsens, room).__all__ if not name.isupper()}
+    wanted |= {f"mdsens.{name}" for name in listed}
+    at_the_door = {name.rpartition(".")[2] for name in told if name.count(".") == 1}
+    assert not {name for name in wanted - told if name.rpartition(".")[2] not in at_the_door}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_link_to_a_file_leads_somewhere(name):
+    broken = [target for target in links((ROOT / name).read_text(encoding="utf-8")) if not (ROOT / target).exists()]
+    assert not broken
