@@ -16,7 +16,7 @@ from blocks import blocks, links, run
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WITH_PYTHON = [page for page in sorted(DOCS.glob("*.md")) if blocks(page.read_text(encoding="utf-8"), "python")]
-ROOMS = ("linear_solvers", "potentials", "properties", "studies")
+ROOMS = ("linear_solvers", "plotting", "potentials", "properties", "studies")
 """Those that list their public names."""
 
 

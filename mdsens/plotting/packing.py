@@ -28,7 +28,7 @@ LONGEST_ARROW = 1.8
 def draw(system: System, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
     """The packing, to scale, with the periodic images that reach into the cell.
 
-    A three-dimensional packing is drawn in projection along z, translucent, without images.
+    A three-dimensional packing is drawn in projection along z, the paler the farther away, without images.
 
     **Arguments:** `colors`, one for each particle, RGB or RGBA [n, 3 or 4]; by species if None.
     """
@@ -109,6 +109,8 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None) -> None:
     kinds, sizes = np.asarray(system.species) % len(COLORS), np.asarray(system.diameters)[who]
     faces = np.asarray(colors) if colors is not None else to_rgba_array(COLORS)[kinds]
     edges = to_rgba_array(EDGES)[kinds] if colors is None else to_rgba_array(["#777777"] * system.n)
+    if system.dim == 3:
+        faces, edges = (_paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
     ax.add_collection(
         EllipseCollection(
             sizes,
@@ -120,9 +122,17 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None) -> None:
             facecolors=faces[who],
             edgecolors=edges[who],
             linewidths=0.7,
-            alpha=0.85 if system.dim == 2 else 0.15,
+            alpha=0.85 if system.dim == 2 else None,
         )
     )
+
+
+def _paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Mixed with white, the more the lower."""
+    depth = (height.max() - height) / (np.ptp(height) or 1.0)
+    mixed = np.array(colors, dtype=float)
+    mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
+    return mixed
 
 
 def _with_images(system: System) -> tuple[np.ndarray, np.ndarray]:

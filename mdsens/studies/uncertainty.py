@@ -39,8 +39,9 @@ class Propagated:
 class Sampled:
     """Of parameter sets drawn at random and predicted: means, standard deviations, and all that was `predicted`.
 
-    `beyond` is the fraction of them where predictions do not hold, across a contact change or too far; these were
-    relaxed instead if that was asked for, which `relaxed` counts.
+    `beyond` is the fraction of them where predictions do not hold, across a contact change or too far. They are left
+    out of means and standard deviations (NaN where fewer than two are left) or, if that was asked for, relaxed instead:
+    `relaxed` of them.
     """
 
     energy_mean: float
@@ -102,17 +103,29 @@ def sample(
         predicted = _with_relaxed(model, predicted, beyond, relax)
     elif relax is None:
         predicted.warn_beyond()
+    counted = np.ones_like(beyond) if relax is not None else ~beyond
+    energy, positions = (_mean_and_std(values, counted) for values in (predicted.energy, predicted.positions))
+    properties = {name: _mean_and_std(values, counted) for name, values in predicted.properties.items()}
     return Sampled(
-        energy_mean=float(np.mean(predicted.energy)),
-        energy_std=float(np.std(predicted.energy, ddof=1)),
-        positions_mean=np.mean(predicted.positions, axis=0),
-        positions_std=np.std(predicted.positions, axis=0, ddof=1),
-        properties_mean={name: float(np.mean(each)) for name, each in predicted.properties.items()},
-        properties_std={name: float(np.std(each, ddof=1)) for name, each in predicted.properties.items()},
+        energy_mean=float(energy[0]),
+        energy_std=float(energy[1]),
+        positions_mean=positions[0],
+        positions_std=positions[1],
+        properties_mean={name: float(mean) for name, (mean, _) in properties.items()},
+        properties_std={name: float(std) for name, (_, std) in properties.items()},
         beyond=float(beyond.mean()),
         relaxed=int(beyond.sum()) if relax is not None else 0,
         predicted=predicted,
     )
+
+
+def _mean_and_std(values: ArrayLike, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of those that are counted, along the first axis."""
+    chosen = np.asarray(values)[counted]
+    if len(chosen) < 2:
+        nothing = np.full(np.shape(values)[1:], np.nan)
+        return nothing, nothing
+    return np.mean(chosen, axis=0), np.std(chosen, axis=0, ddof=1)
 
 
 def _with_relaxed(model: Prediction, predicted: Predicted, chosen: np.ndarray, relax: Relaxation) -> Predicted:
