@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ def read(
     index: int = -1,
     format: str | None = None,
 ) -> System:
-    """A System from any file that ASE reads: extended XYZ, plain XYZ, LAMMPS data, CIF, POSCAR …
+    """A System from any file that ASE reads: extended XYZ, plain XYZ, LAMMPS data (no `atom_style sphere`), CIF …
 
     **Arguments:**
 
@@ -63,7 +64,8 @@ def write(path: str | os.PathLike[str], system: System | Equilibrium, format: st
     """Writes a System, or the system of an Equilibrium, in the format that the name's ending says.
 
     Extended XYZ (`.extxyz`, `.xyz`) keeps positions, cell, diameters and species to the last bit;
-    its column `radius` makes OVITO draw the particles to scale. Everything else is ASE's. The file
+    its column `radius` makes OVITO draw the particles to scale. Everything else is ASE's; LAMMPS data hold no
+    diameters, and in two dimensions reach to both sides of z = 0, as LAMMPS wants it. The file
     appears when it is complete, or not at all.
     """
     from .relaxation import Equilibrium
@@ -77,12 +79,17 @@ def write(path: str | os.PathLike[str], system: System | Equilibrium, format: st
             return
         import ase.io
 
+        atoms, options = to_ase(content), {}
+        if kind == "lammps-data":
+            options = {"specorder": _in_order_of_species(atoms)}
         try:
-            ase.io.write(unfinished, to_ase(content), format=kind)
+            ase.io.write(unfinished, atoms, format=kind, **options)
         except OSError:
             raise
         except Exception as error:  # ASE's writers, likewise
             raise InvalidInput(f"{path} cannot be written: {error}") from error
+        if kind == "lammps-data" and content.dim == 2:
+            unfinished.write_text(_about_the_plane(unfinished.read_text()))
 
 
 def format_to_write(path: Path) -> str:
@@ -181,6 +188,18 @@ def _diameters(atoms: Atoms, given: float | Sequence[float] | None, species: np.
         if name in atoms.arrays and np.issubdtype(atoms.arrays[name].dtype, np.number):
             return np.asarray(convert(atoms.arrays[name]), dtype=float)
     raise InvalidInput("it holds no diameters; give one per species (read(..., diameters=...), --diameters 1.0,0.6)")
+
+
+def _in_order_of_species(atoms: Atoms) -> list[str]:
+    """Their symbols; ASE numbers LAMMPS' types in the order of the alphabet."""
+    first = np.unique(atoms.arrays["species_id"], return_index=True)[1]
+    return np.array(atoms.get_chemical_symbols())[first].tolist()
+
+
+def _about_the_plane(data: str) -> str:
+    """LAMMPS wants z = 0 inside a cell in two dimensions."""
+    thickness = 0.5 * float(re.findall(r"(?m)^\s*\S+\s+(\S+)\s+zlo zhi", data)[0])
+    return re.sub(r"(?m)^.*zlo zhi", f"{-thickness} {thickness}  zlo zhi", data)
 
 
 def _extended_xyz(system: System) -> str:

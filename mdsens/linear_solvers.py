@@ -1,4 +1,4 @@
-"""The linear solvers offered, all of them lineax's, and the choice between them.
+"""The linear solvers offered, lineax's and two of our own in its form, and the choice between them.
 
 `tolerance` is that of the residual relative to the right-hand side, in each of a few rounds of iterative
 refinement: every solution is improved until the last correction says that it is right.

@@ -228,7 +228,8 @@ class Relaxation:
     boundaries rotations too) and rattlers do not move, and a change of the box carries the
     particles along affinely before they relax.
 
-    **Raises**, outside `jit`: `NotConverged`; `NotAMinimum`; `InvalidInput` for a system that has no forces
+    **Raises**, outside `jit`: `NotConverged`; `NotAMinimum`; `NeighborOverflow` where no list can hold all pairs;
+    `InvalidInput` for a system that has no forces
     (NaN, two particles on one point, a cell too small for the cutoff) or a tolerance beyond the precision; and,
     when positions are differentiated, `NotRigid` where nothing is held, as below jamming, and
     `NotDifferentiable` where a contact is about to open or close.

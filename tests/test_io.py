@@ -138,3 +138,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         mdsens.write(target, mdsens.random_packing(4))
     assert target.read_text() == "precious"
     assert [p.name for p in tmp_path.iterdir()] == ["out.nonsense"]
+
+
+def test_lammps_data_keep_the_order_of_species_and_the_plane(tmp_path):
+    """Also of more species than two, whose stand-in elements are not in the order of the alphabet."""
+    species, x = np.array([3, 0, 4, 2, 1]), np.arange(10.0).reshape(5, 2)
+    system = mdsens.System(x, [[12.0, 0.0], [2.0, 11.0]], 1.0 + species, species)
+    mdsens.write(tmp_path / "packing.data", system, format="lammps-data")
+    assert "-2.5 2.5  zlo zhi" in (tmp_path / "packing.data").read_text()
+    again = mdsens.read(tmp_path / "packing.data", diameters=(1.0, 2.0, 3.0, 4.0, 5.0))
+    np.testing.assert_array_equal(again.species, species)
+    np.testing.assert_allclose(again.positions, x, atol=1e-12)
+    np.testing.assert_allclose(again.box, system.box, atol=1e-12)

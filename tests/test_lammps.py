@@ -112,6 +112,20 @@ def test_from_near_the_minimum_lammps_falls_into_the_same(lammps):
     assert theirs.energy() == pytest.approx(float(rest.energy), rel=1e-8)
 
 
+def test_a_packing_in_two_dimensions_is_read_as_it_was_written(lammps, tmp_path):
+    rest = jammed(seed=2)
+    file = tmp_path / "packing.data"
+    mdsens.write(file, rest.system.replace(positions=rest.system.wrapped()), format="lammps-data")
+    lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    for line in (
+        "units lj", "dimension 2", "boundary p p p", "atom_style atomic", f"read_data {file}", "mass * 1.0",
+        "pair_style harmonic/cut", "pair_coeff 1 1 0.5 1.0", f"pair_coeff 1 2 {0.5 / 0.64!r} 0.8",
+        f"pair_coeff 2 2 {0.5 / 0.36!r} 0.6", "thermo_modify norm no", "run 0",
+    ):  # fmt: skip
+        lmp.command(line)
+    assert lmp.get_thermo("pe") == pytest.approx(float(rest.energy), rel=1e-6)
+
+
 SILICON = ("epsilon", "sigma", "a", "lam", "gamma", "cos_angle", "A", "B", "p", "q")
 
 

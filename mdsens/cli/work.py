@@ -138,7 +138,8 @@ def _summary(
     equilibrium: Equilibrium, response: Any, certificate: Any, interval: mdsens.Validity | None, options: Options
 ) -> dict[str, Any]:
     system = equilibrium.system
-    facts = certificate.as_dict()
+    of_newton = ("solve_residual", "null_part")  # of the step to the true minimum, not of the response
+    facts = {f"distance_{key}" if key in of_newton else key: fact for key, fact in certificate.as_dict().items()}
     return {
         "n": system.n,
         "dim": system.dim,

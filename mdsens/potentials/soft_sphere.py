@@ -57,7 +57,7 @@ class SoftSphere(PairPotential):
 
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
         overlap = 1.0 - r / sigma
-        touching = ~(overlap <= 0.0)  # NaN stays NaN
+        touching = jnp.logical_not(overlap <= 0.0)  # NaN stays NaN
         return jnp.where(
             touching, self.epsilon / self.alpha * power(jnp.where(touching, overlap, 1.0), self.alpha), 0.0
         )

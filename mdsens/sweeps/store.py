@@ -5,6 +5,8 @@ DIR/plan.json             its tasks, in order
 DIR/batches/ID.SUM.h5     a finished batch; SUM is the checksum of the file's bytes (SHA-256, first half)
 DIR/lock, progress.json   who is at work, and what on
 DIR/broken/               files that were not what their checksum says
+DIR/retried/              batches as they were before failed tasks were tried again
+DIR/compiled/             what JAX has compiled
 """
 
 from __future__ import annotations
