@@ -64,6 +64,11 @@ class Validity:
 
         return {"below": end(self.lower, self.below), "above": end(self.upper, self.above)}
 
+    @property
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        """The parameter at the lower and at the upper end."""
+        return self.value + self.lower * self.direction, self.value + self.upper * self.direction
+
     def __str__(self) -> str:
         ends = [self._end(step, change) for step, change in ((self.lower, self.below), (self.upper, self.above))]
         what = "" if self.value.ndim == 0 else f", of {self._what_moves}"

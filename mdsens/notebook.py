@@ -44,7 +44,7 @@ def equilibrium(content: Equilibrium) -> str | None:
         state = certificate(content.certificate)
     else:
         state = f"<p style='color: {BAD}'><b>{html.escape(repr(content))}</b></p>"
-    return _beside(_picture_of(packing), _table(_facts_of(packing)) + state)
+    return _beside(_picture_of(packing, content), _table(_facts_of(packing)) + state)
 
 
 def certificate(content: Certificate) -> str:
@@ -96,7 +96,7 @@ def _facts_of(packing: System) -> list[tuple[str, str]]:
     return [*facts, ("cell", cell), ("packing fraction", f"{float(packing.packing_fraction):.6g}")]
 
 
-def _picture_of(packing: System) -> str:
+def _picture_of(packing: System, equilibrium: Equilibrium | None = None) -> str:
     from .plotting import draw, view
     from .plotting.style import new_figure
 
@@ -105,7 +105,7 @@ def _picture_of(packing: System) -> str:
     if packing.dim == 3:
         return view(packing, height=300)._repr_mimebundle_()["text/html"]
     figure = new_figure((3.2, 3.2))
-    draw(packing, figure.add_axes((0.01, 0.01, 0.98, 0.98)))
+    draw(equilibrium or packing, figure.add_axes((0.01, 0.01, 0.98, 0.98)))
     return _image(figure)
 
 

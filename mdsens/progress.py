@@ -6,6 +6,7 @@ import functools
 import html
 import inspect
 import math
+import os
 import sys
 import threading
 import time
@@ -29,12 +30,15 @@ Described = tuple[float | None, str]
 class _Bars:
     """Whether bars are wanted, and whether there is one: within long work there is more, and one bar is enough."""
 
-    wanted = True
+    wanted = os.environ.get("MDSENS_PROGRESS", "1") != "0"
     open = False
 
 
 def progress_bars(wanted: bool) -> None:
-    """Whether work that takes longer than a second shows a bar, in notebooks and terminals; without a word, it does."""
+    """Whether work that takes longer than a second shows a bar, in notebooks and terminals; without a word, it does.
+
+    Where the environment has MDSENS_PROGRESS=0, it does not: for notebooks whose outputs are stored, and batch jobs.
+    """
     _Bars.wanted = wanted
 
 

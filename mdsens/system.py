@@ -108,11 +108,18 @@ class System(eqx.Module):
         self.species = _per_particle("species", kinds, n)
 
     def replace(self, **changes: Any) -> System:
-        """A copy with some fields changed. A new box alone does not move the particles: see `deform`."""
+        """A copy with some fields changed. A new box alone does not move the particles: see `deform`.
+
+        Of a batch of systems, whose arrays have leading axes, fields are taken as they are given.
+        """
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         unknown = set(changes) - set(fields)
         if unknown:
             raise InvalidInput(f"a System has no {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
+        if self.positions.ndim > 2:
+            names = list(changes)
+            place = lambda system: [getattr(system, name) for name in names]  # noqa: E731
+            return eqx.tree_at(place, self, [changes[name] for name in names], is_leaf=lambda leaf: leaf is None)
         return System(**(fields | changes))
 
     @eqx.filter_jit

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import RELAX, jammed
 from mdsens import properties
 from reference import SoftSpheres
 
@@ -163,3 +163,20 @@ def test_the_second_fit_of_a_shape_compiles_nothing(compilations):
     with compilations:
         fits[1]()
     assert compilations.count == 0, compilations.names
+
+
+@pytest.mark.slow
+def test_a_fit_of_a_wrong_model_ends_and_says_so():
+    """Its way leads to contact changes, where responses are one-sided, and to where relaxing takes long."""
+    hertzian, noise = mdsens.SoftSphere(alpha=2.5), np.random.default_rng(0).normal(size=(64, 2))
+    for seed in range(3):
+        start = mdsens.random_packing(n=64, diameters=(1.0, 0.62), packing_fraction=0.98, seed=seed)
+        measured = RELAX(hertzian, start).frozen.system
+        measured = measured.replace(
+            positions=measured.positions + 0.002 * noise, diameters=jnp.where(measured.species == 1, 0.6, 1.0)
+        )
+        target = mdsens.Target(measured, uncertainties={"positions": 0.002})
+        found = mdsens.fit(mdsens.SoftSphere(), target, "species-diameter:1")
+        assert found.warnings and found.loss > 500.0
+        losses = [loss for loss, _ in found.history]
+        assert losses[-1] == pytest.approx(found.loss) and losses[1:] == sorted(losses[1:], reverse=True)

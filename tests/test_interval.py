@@ -105,3 +105,9 @@ def test_each_side_of_a_touching_pair_has_its_own_response(side):
 def test_one_side_of_many_numbers_is_refused():
     with pytest.raises(mdsens.InvalidInput, match="one number"):
         mdsens.sensitivity(jammed(seed=0, n=32), "diameters", side=1)
+
+
+def test_the_ends_of_an_interval_as_values():
+    found = mdsens.validity(jammed(n=32), "species-diameter:1")
+    low, high = found.values
+    assert low == 0.6 + found.lower and high == 0.6 + found.upper and f"{float(high):.8g}" in str(found)

@@ -97,3 +97,11 @@ def test_a_path_is_drawn_with_its_events():
     assert isinstance(figure, mpl.figure.Figure)
     assert len(energy.lines[0].get_xdata()) == len(path.fractions)
     assert response.get_xlabel() == SMALL
+
+
+def test_an_equilibrium_of_a_path_is_where_it_was_found():
+    rest = jammed(n=32)
+    path = mdsens.follow(rest, "species-diameter:1", 0.605, points=4)
+    there = path.equilibrium(2)
+    assert float(there.energy) == pytest.approx(path.energies[2], rel=1e-9)
+    np.testing.assert_allclose(there.positions, path.positions[2], atol=1e-8)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import jammed, jammed_with_rattlers
 from mdsens import plotting
 
 mpl.use("Agg")
@@ -50,3 +50,11 @@ def test_the_arrows_for_the_box_are_the_non_affine_part():
     rest = mdsens.Relaxation()(mdsens.SoftSphere(), crystal)
     arrows, _ = plotting.arrows_of(rest.system, mdsens.sensitivity(rest, "box"))
     np.testing.assert_allclose(arrows, 0.0, atol=1e-10)
+
+
+def test_rattlers_of_an_equilibrium_are_dotted():
+    rest = jammed_with_rattlers(n=64)
+    drawn = plotting.draw(rest).collections[0]
+    dotted = sum(dash is not None for _, dash in drawn.get_linestyles())
+    assert dotted >= len(rest.certificate.rattlers)
+    assert not any(dash is not None for _, dash in plotting.draw(rest.system).collections[0].get_linestyles())

@@ -184,3 +184,14 @@ def test_elastic_constants_of_silicon_are_those_published():
     assert [float(tensor[i]) for i in ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1))] == pytest.approx(
         [151, 76, 56], abs=1.0
     )
+
+
+def test_moduli_before_relaxing_are_those_of_the_affine_tensor():
+    rest = jammed(seed=2, n=64)
+    affine, p = np.asarray(mdsens.properties.affine_elastic_tensor(rest)), float(mdsens.properties.pressure(rest))
+    found = mdsens.properties.affine_moduli(rest)
+    bulk = (np.einsum("aabb->", affine) + 2 * p) / 4
+    shear = (np.einsum("abab->", affine) - np.einsum("aabb->", affine) / 2) / 4 - p / 2
+    assert float(found["bulk_modulus"]) == pytest.approx(bulk) and float(found["shear_modulus"]) == pytest.approx(shear)
+    assert float(found["poisson_ratio"]) == pytest.approx((bulk - shear) / (bulk + shear))
+    assert bulk > float(mdsens.properties.bulk_modulus(rest))

@@ -77,3 +77,10 @@ def test_single_precision_stays_single_and_integers_become_floats():
 def test_shapes_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(mdsens.InvalidInput, match=message):
         mdsens.System(**arguments)
+
+
+def test_a_field_of_a_batch_can_be_replaced():
+    batch = jax.tree.map(lambda *a: jnp.stack(a), *(mdsens.random_packing(n=8, seed=seed) for seed in (0, 1)))
+    grown = batch.replace(diameters=2.0 * batch.diameters)
+    np.testing.assert_array_equal(grown.diameters, 2.0 * batch.diameters)
+    np.testing.assert_array_equal(grown.positions, batch.positions)

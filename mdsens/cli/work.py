@@ -61,7 +61,7 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
     ):
         text.write_text(json.dumps(summary, indent=2) + "\n")
         _write_arrays(arrays, equilibrium, response)
-        plotting.save_sensitivity(picture, equilibrium.system, response)
+        plotting.save_sensitivity(picture, equilibrium, response)
     print(certificate)
     solve = f"linear solve: residual {response.residual:.1g}, part in the null space {response.null_part:.1g}"
     print(f"{'response':<17} to {wrt}: Σ|∂x*/∂θ| = {response.l1:.6g} ({solve})")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, SolveFailed
 from ..files import check_target, replacing
 from ..nearby import network
 from ..potentials import PairPotential, Potential
@@ -27,6 +27,9 @@ from .target import Target
 
 JUMP = 0.02
 """Of a particle, in mean diameters, beyond what was predicted: then it is another minimum."""
+
+MOST_STEPS = 10_000
+"""Of each relaxation: parameters with which more are needed are far from those sought."""
 
 CLOSE = 1e-3
 """A root mean square difference, in natural units, with which a fit does not look for a better one."""
@@ -58,7 +61,8 @@ def fit(
     - `wrt`, the unknowns: `diameters` (of every particle), `species-diameter:K`, `box`, parameters of the potential.
     - `start`: other starting values, by the name of a parameter or of a component (`epsilon[0,1]`).
     - `bounds`: the least and the largest value, `priors`: mean and standard deviation, likewise by name.
-    - `relax`: how to relax; `Relaxation(tolerance=1e-12)` if None. At constant pressure the cell is found, too.
+    - `relax`: how to relax, to 1e-12 in at most 10000 steps if None. At constant pressure the cell is found, too. Where
+      contacts are about to change, responses are one-sided: the way of a fit may lead to such a point.
     - `checkpoint`: a JSON file that holds the state after every step; if it is there, the fit goes on from it.
     - `progress(step, loss)`.
 
@@ -66,7 +70,7 @@ def fit(
     equilibrium to start from. A fit that stops early is returned, with `converged` False.
     """
     chosen = [each if isinstance(each, Target) else Target(each) for each in _several(targets)]
-    relax = relax or Relaxation(tolerance=1e-12)
+    relax = dataclasses.replace(relax or Relaxation(tolerance=1e-12, max_steps=MOST_STEPS), one_sided=True)
     potential = potential.in_precision_of(chosen[0].system)
     unknowns = _shared(wrt, potential, chosen)
     first = np.array(unknowns.vector(potential, chosen[0].system), float)
@@ -151,16 +155,17 @@ class _Run:
         ranked = sorted((self.loss(vector), k) for k, vector in enumerate(starts))
         if not np.isfinite(ranked[0][0]):
             raise type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
-        if np.isfinite(self.loss(first)):
-            self.history.append((self.loss(first), first))
-        best = self._descend(starts[ranked[0][1]], max_steps)
+        given = [(self.loss(first), first)] if np.isfinite(self.loss(first)) else []
+        best = self._descend(starts[ranked[0][1]], max_steps, given)
         for loss, k in ranked[1:]:
             if np.isfinite(loss) and self._distance(best.x) > CLOSE:
-                best = min(best, self._descend(starts[k], max_steps), key=lambda found: found.cost)
+                before, other = self.history, self._descend(starts[k], max_steps, given)
+                best, self.history = (other, self.history) if other.cost < best.cost else (best, before)
         return concluded(self.problem, self.prior, self.scale, self.limits, best, self)
 
-    def _descend(self, start: np.ndarray, max_steps: int) -> OptimizeResult:
-        self.before = None
+    def _descend(self, start: np.ndarray, max_steps: int, history: list[tuple[float, np.ndarray]]) -> OptimizeResult:
+        """From a start, with a history of its own."""
+        self.before, self.history = None, list(history)
         return damped_least_squares(
             self.rows, self.jacobian, start, self.limits, self.scale, xtol=1e-10, ftol=1e-12, gtol=1e-15, most=max_steps
         )
@@ -177,6 +182,11 @@ class _Run:
         """Weighted; SciPy asks for it once after every step that it takes."""
         look, natural = self.problem.look(vector), self.problem.jacobian(vector)
         assert look is not None
+        if not np.isfinite(natural).all():
+            raise SolveFailed(
+                "the response of a packing on the way of this fit cannot be trusted: use the dense solver "
+                "(relax=mdsens.Relaxation(linear_solver=mdsens.linear_solvers.dense(), ...)), or other starting values"
+            )
         self._note(vector, look, natural)
         from_priors = np.diag(1.0 / self.prior[:, 1])[np.isfinite(self.prior[:, 1])]
         return np.concatenate([natural * (look.share * self.problem.weights)[:, None], from_priors])

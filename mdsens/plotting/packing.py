@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from ..relaxation import Equilibrium
 from ..response import Sensitivity
 from ..studies.fields import motion
 from ..system import System
+from ..zero_modes import rattlers
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ LONGEST_ARROW = 1.8
 """In typical arrows; longer ones are cut."""
 
 
-def draw(system: System, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
-    """The packing, to scale, with the periodic images that reach into the cell.
+def draw(what: System | Equilibrium, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
+    """The packing, to scale, with the periodic images that reach into the cell; of an equilibrium rattlers are dotted.
 
     A three-dimensional packing is drawn in projection along z, the paler the farther away, without images.
 
@@ -36,12 +38,13 @@ def draw(system: System, ax: Axes | None = None, colors: ArrayLike | None = None
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 6))
-    _draw_particles(system, ax, colors)
+    system, loose = _seen(what)
+    _draw_particles(system, ax, colors, loose)
     _frame(system, ax)
     return ax
 
 
-def draw_sensitivity(system: System, sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
+def draw_sensitivity(what: System | Equilibrium, sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
     """The packing with an arrow for every particle: the way it moves as the parameter grows.
 
     Where the parameter has components, the arrows show one direction of them: all diameters
@@ -49,7 +52,7 @@ def draw_sensitivity(system: System, sensitivity: Sensitivity, ax: Axes | None =
     of the response to an isotropic dilation. The longest arrows are cut to a multiple of the
     typical one, and then drawn open-headed, so that one loose particle does not shrink all others.
     """
-    ax = draw(system, ax)
+    ax, system = draw(what, ax), _seen(what)[0]
     arrows, meaning = arrows_of(system, sensitivity)
     points = np.asarray(system.wrapped())
     diameter = float(np.mean(np.asarray(system.diameters)))
@@ -79,10 +82,10 @@ def shortened(arrows: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarr
     return shown, lengths > LONGEST_ARROW * typical, typical
 
 
-def save_sensitivity(path: FilePath, system: System, sensitivity: Sensitivity) -> None:
+def save_sensitivity(path: FilePath, what: System | Equilibrium, sensitivity: Sensitivity) -> None:
     """`draw_sensitivity` into a file."""
     figure = new_figure()
-    draw_sensitivity(system, sensitivity, figure.add_axes((0.03, 0.07, 0.94, 0.84)))
+    draw_sensitivity(what, sensitivity, figure.add_axes((0.03, 0.07, 0.94, 0.84)))
     figure.savefig(path, dpi=160, facecolor="white")
 
 
@@ -101,7 +104,15 @@ def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str
     return moves, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
 
 
-def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None) -> None:
+def _seen(what: System | Equilibrium) -> tuple[System, np.ndarray]:
+    """The system, and which of its particles are known to be loose."""
+    if isinstance(what, System):
+        return what, np.zeros(what.n, bool)
+    here = what.frozen
+    return here.system, np.asarray(rattlers(here.potential, here.system, here.close))
+
+
+def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, loose: np.ndarray) -> None:
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import to_rgba_array
 
@@ -121,7 +132,8 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None) -> None:
             transOffset=ax.transData,
             facecolors=faces[who],
             edgecolors=edges[who],
-            linewidths=0.7,
+            linewidths=np.where(loose, 1.6, 0.7)[who],
+            linestyles=[":" if each else "-" for each in loose[who]],
             alpha=0.85 if system.dim == 2 else None,
         )
     )

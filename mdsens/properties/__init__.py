@@ -5,6 +5,7 @@
 
 from .elasticity import (
     affine_elastic_tensor,
+    affine_moduli,
     bulk_modulus,
     elastic_tensor,
     isotropic_moduli,
@@ -20,6 +21,7 @@ __all__ = [
     "UNITS",
     "VibrationalModes",
     "affine_elastic_tensor",
+    "affine_moduli",
     "bulk_modulus",
     "check_properties",
     "contact_number",

@@ -52,7 +52,9 @@ def shear_modulus(equilibrium: Equilibrium, plane: tuple[int, int] | None = None
     """G, the change of shear stress with a shear γ at fixed volume, energy per volume.
 
     Averaged over all orientations, or for shear along the axes of one `plane`, such as (0, 1) for xy:
-    G = C_xyxy + (σ_xx + σ_yy)/4 (Wallace 1970).
+    G = C_xyxy + (σ_xx + σ_yy)/4 (Wallace 1970). Negative where a small packing, a minimum in its cell, would shear
+    if the cell were free to (Dagois-Bohy et al., Phys. Rev. Lett. 109, 095703 (2012)): relax at constant pressure with
+    `cell="full"` then.
 
     **Raises** `InvalidInput` for a plane that is none, and what `elastic_tensor` raises.
     """
@@ -75,8 +77,16 @@ def isotropic_moduli(equilibrium: Equilibrium, held: implicit.Held | None = None
     """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations; `held` is what
     holds the equilibrium, if it is known already.
     """
-    d = equilibrium.system.dim
-    tensor, p = _tensors(equilibrium, held)[0], pressure(equilibrium)
+    return _moduli_of(_tensors(equilibrium, held)[0], pressure(equilibrium))
+
+
+def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
+    """The same moduli before the particles relax: of `affine_elastic_tensor`, under the same pressure."""
+    return _moduli_of(_tensors(equilibrium)[1], pressure(equilibrium))
+
+
+def _moduli_of(tensor: Tensor, p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
+    d = tensor.shape[0]
     bulk, shear = _bulk_modulus(tensor, p), _shear_modulus(tensor, p)
     stiff = d * (d - 1) * bulk + 2.0 * shear
     return {
