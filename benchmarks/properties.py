@@ -1,17 +1,15 @@
-"""Moduli at low and high pressure against jax-md and against strained packings, and Poisson's ratio designed.
+"""Moduli at low and high pressure against jax-md and against strained packings.
 
-    python benchmarks/properties.py [--packings 10] [--designs 10] [--out benchmarks/results/properties.md]
+    python benchmarks/properties.py [--packings 10] [--out benchmarks/results/properties.md]
 
 Needs ".[test]" for the NumPy reference in tests/. Prints a table and writes it.
 """
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import mdsens
@@ -80,44 +78,14 @@ def moduli(count):
     return lines
 
 
-def designs(count):
-    """ν raised and lowered by 0.1: how often it is reached, and the work."""
-    relax = mdsens.Relaxation(tolerance=1e-11)
-    start = mdsens.SoftSphere(epsilon=jnp.ones((2, 2)))
-    wrt = ["species-diameter:0", "species-diameter:1", "epsilon"]
-    lines = [
-        "| Poisson's ratio | reached | relaxations, median | steps, median | seconds, median |",
-        "|---|---|---|---|---|",
-    ]
-    for sign in (1, -1):
-        runs = []
-        for seed in range(count):
-            rest = relax(start, mdsens.random_packing(256, packing_fraction=0.98, seed=seed))
-            goal = float(properties.poisson_ratio(rest)) + 0.1 * sign
-            begun = time.perf_counter()
-            found = mdsens.design(rest, {"poisson_ratio": goal}, wrt, bounds={"epsilon": (0.01, 100.0)})
-            runs.append((found.reached, found.relaxations, len(found.trail), time.perf_counter() - begun))
-            print(seed, sign, found.message, runs[-1], flush=True)
-        reached, relaxations, steps, seconds = np.array(runs, float).T
-        lines.append(
-            f"| {0.1 * sign:+.1f} | {int(reached.sum())} of {count} | {np.median(relaxations):.0f} | "
-            f"{np.median(steps):.0f} | {np.median(seconds):.1f} |"
-        )
-        print(lines[-1], flush=True)
-    return lines
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--packings", type=int, default=10, help="of each kind")
-    parser.add_argument("--designs", type=int, default=10, help="starts, each raised and lowered; 0 for none")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "properties.md")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     sys.path.insert(0, str(HERE.parent / "tests"))
     lines = moduli(options.packings)
-    if options.designs:
-        lines += ["", *designs(options.designs)]
     options.out.write_text(
         "\n".join([*lines, "", f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, float64"]) + "\n"
     )

@@ -23,18 +23,26 @@ from .properties import check_properties, measured
 from .relaxation import Equilibrium, Relaxation
 from .unknowns import Unknowns, as_function
 
-FIRST_RADIUS, SHORTEST_RADIUS = 0.05, 2e-3
-"""How far particles may move in one step by each parameter, in mean diameters, at first and in the end."""
+FIRST_RADIUS = 0.05
+"""How far particles may move in one step by each parameter, in mean diameters."""
 
 LEAST_MOTION = 0.05
 """A parameter with which particles move less than this, in mean diameters for a change by its own value, is free to
 change as if they did: by 40 % in one step.
 """
 
-PATIENCE, SHRINK = 6, 0.93
-"""Steps in a row that may lead nowhere better: where contacts change moduli jump, and the way leads on beyond. Then
-another way is tried from the best place, with steps shorter by this factor.
+PATIENCE, ASIDE = 6, 1
+"""Steps in a row that may lead nowhere better: where contacts change moduli jump, and the way leads on beyond. So often
+a way is then tried beside the best place, with half the steps, before it is given up.
 """
+
+LEAPS, WIDEST = 4, 0.5
+"""Where a way is given up another begins: at the best of so many places in random directions, as far away as in so many
+mean diameters of motion at most.
+"""
+
+FRUITLESS = 6
+"""Ways in a row that may lead nowhere better than the best before it is as far as it goes."""
 
 GOAL = str | float
 """A value, or `max` or `min`."""
@@ -113,8 +121,10 @@ def design(
     """Changes parameters until an equilibrium has the properties wanted, or as far as it goes.
 
     Each step is the least relative change of the parameters that the responses of the properties ask for (Gauss and
-    Newton, within bounds and a trust region), followed by relaxing from the positions predicted; a step that leads
-    away, or to where nothing is held, is taken back and shortened. Responses are exact, through the minimum (after Zu
+    Newton, within bounds and a trust region), followed by relaxing from the positions predicted; one to where nothing
+    is held is taken back and shortened. Where contacts change properties jump, and responses lead nowhere: then another
+    way begins farther off, at the best of some random places (Wales and Doye, J. Phys. Chem. A 101, 5111 (1997), hop
+    between basins likewise). Responses are exact, through the minimum (after Zu
     and Goodrich, arXiv 2404.15101).
 
     **Arguments:** `goals`, by the names in `mdsens.properties.NAMED`, a value, or `max` or `min` of one property.
@@ -181,27 +191,45 @@ class _Designer:
         self.scale = np.maximum(np.abs(vector), 1e-3) * self._ease(rest, vector)
         self.start = here = best = self._place(rest, vector)
         self.units = np.where(np.array(self.names) == "poisson_ratio", 1.0, np.maximum(np.abs(here.values), 1e-12))
-        radius = longest = FIRST_RADIUS
-        stalled = steps = 0
-        random = np.random.default_rng(0)
-        self._note(here, steps)
-        while not self._reached(best) and self.relaxations < max_steps and longest > SHORTEST_RADIUS:
-            step = self._step(here, radius)
-            if here is best and self._is_idle(here, step, radius):
-                break
-            there = self._tried(here, step)
+        self.random, self.allowed, fruitless = np.random.default_rng(0), max_steps, 0
+        self._note(here)
+        while True:
+            end = self._way_from(here)
+            best, fruitless = (end, 0) if self._worth(end) < self._worth(best) else (best, fruitless + 1)
+            if self._is_over(best) or fruitless >= FRUITLESS or self._is_idle(best, FIRST_RADIUS):
+                return self._concluded(best, self.relaxations >= self.allowed)
+            here = self._leap(best)
+
+    def _way_from(self, here: _Place) -> _Place:
+        """By the responses, as far as they lead: the best place on the way."""
+        best, radius, longest, stalled, asides = here, FIRST_RADIUS, FIRST_RADIUS, 0, 0
+        while not self._is_over(best) and not self._is_idle(best, radius):
+            there = self._tried(here, self._step(here, radius))
             if there is None:
-                radius, self.refused, stalled = 0.5 * radius, self.refused + 1, stalled + 1
+                radius, self.refused = 0.5 * radius, self.refused + 1
             else:
-                here, steps, radius, stalled = there, steps + 1, min(1.5 * radius, longest), stalled + 1
-                self._note(here, steps)
-            if self._worth(here) < self._worth(best):
-                best, stalled = here, 0
+                here, radius = there, min(1.5 * radius, longest)
+                self._note(here)
+            better = self._worth(here) < self._worth(best)
+            best, stalled = (here, 0) if better else (best, stalled + 1)
             if stalled >= PATIENCE:
-                here = self._tried(best, self._aside(best, longest, random)) or best
-                longest, stalled = SHRINK * longest, 0
-                radius = longest
-        return self._concluded(best, self.relaxations >= max_steps)
+                if asides == ASIDE:
+                    break
+                asides, stalled, longest = asides + 1, 0, 0.5 * longest
+                here, radius = self._tried(best, self._aside(best, longest)) or best, longest
+        return best
+
+    def _leap(self, best: _Place) -> _Place:
+        """The best of some places far from the best one."""
+        wide = np.exp(self.random.uniform(np.log(FIRST_RADIUS), np.log(WIDEST), LEAPS))
+        found = [there for w in wide if (there := self._tried(best, self._aside(best, w))) is not None]
+        if not found:
+            return best
+        self._note(there := min(found, key=self._worth))
+        return there
+
+    def _is_over(self, best: _Place) -> bool:
+        return self._reached(best) or self.relaxations >= self.allowed
 
     def _ease(self, rest: Equilibrium, vector: np.ndarray) -> np.ndarray:
         """How much more than others a parameter may change, relative to its value: the less particles move with it."""
@@ -230,15 +258,15 @@ class _Designer:
             step[free] = lsq_linear(system[:, free], right, (low[free], high[free])).x
         return step
 
-    def _is_idle(self, place: _Place, step: np.ndarray, radius: float) -> bool:
+    def _is_idle(self, place: _Place, radius: float) -> bool:
         """Whether a step brings nearly nothing of what is wanted: bounds, or flat responses, leave nowhere to go."""
-        wanted = self._wanted(place, radius)
+        wanted, step = self._wanted(place, radius), self._step(place, radius)
         return bool(np.linalg.norm(place.slopes @ step / self.units) < 1e-3 * np.linalg.norm(wanted))
 
-    def _aside(self, place: _Place, radius: float, random: np.random.Generator) -> np.ndarray:
+    def _aside(self, place: _Place, radius: float) -> np.ndarray:
         """A step in any direction, to find another way from here."""
         low, high = ((limit - place.vector) / self.scale for limit in self.limits)
-        step = random.normal(size=place.vector.size)
+        step = self.random.normal(size=place.vector.size)
         return np.clip(radius * step / np.linalg.norm(step), low, high)
 
     def _tried(self, here: _Place, step: np.ndarray) -> _Place | None:
@@ -276,7 +304,8 @@ class _Designer:
         extreme = any(isinstance(goal, str) for goal in self.goals.values())
         return not extreme and bool(np.abs(self._wanted(place, 0.0)).max() <= self.tolerance)
 
-    def _note(self, place: _Place, step: int) -> None:
+    def _note(self, place: _Place) -> None:
+        step = len(self.trail)
         self.trail.append(np.concatenate([place.vector, place.values]))
         if self.checkpoint is not None:
             state = {"labels": self.unknowns.labels, "values": place.vector.tolist(), "steps": step}

@@ -91,7 +91,7 @@ class NeighborList:
             raise InvalidInput(f"skin and capacities of a neighbor list must be positive: {self}")
 
     def build(self, potential: Potential, system: System) -> Neighbors:
-        if not isinstance(potential, PairPotential):
+        if not potential.listed:
             return AllPairs().build(potential, system)
         system, reach = jax.lax.stop_gradient((system, potential.reach(system)))
         skin = self.skin * reach
@@ -179,12 +179,12 @@ class Neighbors(eqx.Module):
 def automatic(
     potential: Potential, system: System, all_pairs_up_to: int = ALL_PAIRS_UP_TO, members: int = 1
 ) -> AllPairs | NeighborList:
-    """All pairs for small systems and for potentials that are no sum over pairs; else a list.
+    """All pairs for small systems and for potentials that do not look at pairs; else a list.
 
     Outside `jit` it has room for what a gas of the same density needs and a little more, be it the fullest of as many
     `members`: pairs are counted as if they came independently.
     """
-    if system.n <= all_pairs_up_to or not isinstance(potential, PairPotential):
+    if system.n <= all_pairs_up_to or not potential.listed:
         return AllPairs()
     kind = NeighborList(pairs_per_particle=5.0 if system.dim == 2 else 12.0, per_row=32 if system.dim == 2 else 48)
     if system.box is None or not is_concrete((potential, system)):
@@ -200,7 +200,7 @@ def automatic(
 
 @eqx.filter_jit
 def _of_a_gas(
-    potential: PairPotential, system: System, skin: float, rarer: float = 0.0
+    potential: Potential, system: System, skin: float, rarer: float = 0.0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """At this density without any order: pairs for each particle, from one partner for each, drawn at random, and
     the candidates in the fullest row (Bernstein's bound).
@@ -292,7 +292,7 @@ def are_near_touching(neighbors: Neighbors, potential: PairPotential, system: Sy
 @eqx.filter_jit
 def by_place(kind: AllPairs | NeighborList, potential: Potential, system: System) -> Int[Array, " n"]:
     """Particles in an order that keeps neighbors together, in memory too, which makes forces twice as fast."""
-    if isinstance(kind, AllPairs) or not isinstance(potential, PairPotential):
+    if isinstance(kind, AllPairs) or not potential.listed:
         return jnp.arange(system.n, dtype=jnp.int32)
     return _cells(system, (1.0 + kind.skin) * potential.reach(system)).order
 
@@ -415,7 +415,7 @@ def _rows(cells: _Cells, is_open: bool) -> _Row:
 
 
 def _close(
-    potential: PairPotential, system: System, skin: Float[Array, ""], cells: _Cells, rows: _Row, per_row: int
+    potential: Potential, system: System, skin: Float[Array, ""], cells: _Cells, rows: _Row, per_row: int
 ) -> Int[Array, "n s w"]:
     """For every particle, in the order of the cells, which candidates of its rows are close: a bit for each."""
     ordered = system.in_order(cells.order)

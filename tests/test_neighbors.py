@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdsens
-from conftest import jammed, settled
+from conftest import jammed, settled, silicon
 from mdsens import neighbors as neighbors_module
+from mdsens.hessian import gradient
 from mdsens.neighbors import AllPairs, NeighborList, automatic
 
 CELLS = {
@@ -261,3 +262,13 @@ def test_a_cell_one_cutoff_wide_is_the_same_as_the_cell_repeated(potential, edge
     moved = mdsens.sensitivity(large, name).response.reshape(len(shifts), 2, dim)
     expected = np.broadcast_to(mdsens.sensitivity(rest, name).response, moved.shape)
     np.testing.assert_allclose(moved, expected, atol=1e-7)
+
+
+def test_a_potential_of_pairs_and_angles_has_a_list_too():
+    crystal, potential = silicon(3), mdsens.StillingerWeber()
+    shaken = crystal.replace(positions=crystal.positions + 0.2 * jnp.sin(jnp.arange(648.0)).reshape(216, 3))
+    kind = automatic(potential, shaken)
+    listed, every = neighbors_module.sized(kind, potential, shaken), mdsens.AllPairs().build(potential, shaken)
+    assert isinstance(kind, mdsens.NeighborList) and listed.i.size < 0.3 * every.i.size
+    np.testing.assert_allclose(gradient(potential, shaken, listed), gradient(potential, shaken, every), atol=1e-12)
+    assert float(potential.energy(shaken, listed)) == pytest.approx(float(potential.energy(shaken, every)), rel=1e-14)

@@ -44,7 +44,13 @@ that in dense packings, and FIRE's steps of 0.5 in these units are stable below 
 
 
 class Potential(eqx.Module):
-    """An energy of a system. Its array leaves are its parameters, and all of them are differentiable."""
+    """An energy of a system. Its array leaves are its parameters, and all of them are differentiable.
+
+    `listed` is to be set True in a class whose `energy` looks at the pairs it is given alone, and whose particles do
+    not interact beyond `reach`: large systems then have a neighbor list.
+    """
+
+    listed: ClassVar[bool] = False
 
     @abc.abstractmethod
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:
@@ -53,6 +59,10 @@ class Potential(eqx.Module):
     def reach(self, system: System) -> Scalar:
         """The distance beyond which no two particles interact; infinite where all pairs are needed."""
         return jnp.asarray(jnp.inf, system.positions.dtype)
+
+    def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
+        """The distance up to which each of the pairs (i, j) may interact."""
+        return jnp.broadcast_to(self.reach(system), i.shape)
 
     def stiffness(self, system: System) -> Scalar:
         """A typical second derivative, energy per length², by which minimizers measure their steps.
@@ -98,6 +108,7 @@ class PairPotential(Potential):
     sigma: PairParameter | None = parameter(default=None, kw_only=True)
 
     contact: ClassVar[bool] = False
+    listed: ClassVar[bool] = True
 
     @abc.abstractmethod
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
@@ -143,7 +154,6 @@ class PairPotential(Potential):
         return jnp.maximum(typical, STIFFEST * jnp.max(jnp.where(stiff, like_pairs, 0.0)))
 
     def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
-        """The distance up to which each of the pairs (i, j) interacts."""
         potential, axes, sigma = self.for_particles(system, i, j)
         return jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class StillingerWeber(Potential):
     |Σ_j f_j n_j n_jᵀ|² and so on: it costs no more than one over pairs. Source: Stillinger and Weber, Phys. Rev. B 31,
     5262 (1985); ε in eV as in Balamane, Halicioglu and Tiller, Phys. Rev. B 46, 2250 (1992).
     """
+
+    listed: ClassVar[bool] = True
 
     epsilon: Scalar = parameter(default=2.1683)
     sigma: Scalar = parameter(default=2.0951)
