@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import neighbors, validation
+from .compiled import make_room
 from .curvature import Curvature, lowest_curvature
 from .errors import InvalidInput
 from .neighbors import AllPairs, NeighborList, Neighbors
@@ -64,6 +65,7 @@ def relax_ensemble(
     members = _Members(_stacked(in_precision, "potentials") if own else in_precision[0], system, own)
     if not is_concrete(jax.lax.stop_gradient(members)):
         raise InvalidInput("an ensemble is driven by the host: under jit or vmap, take jax.vmap(relax)")
+    make_room()
     here = jax.lax.stop_gradient(members)
     for k in range(size):
         validation.check_shapes(here.potential_of(k))

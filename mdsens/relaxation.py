@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from . import constant_pressure, implicit, linear_solvers, neighbors, newton, validation
 from .certificate import Certificate, certify
+from .compiled import make_room
 from .curvature import Curvature, lowest_curvature
 from .errors import NotAMinimum, NotConverged
 from .hessian import gradient
@@ -363,6 +364,7 @@ class Relaxation:
 
     def _driven(self, potential: Potential, system: System) -> tuple[End, Curvature, Int[Array, ""]]:
         """The host drives: lists grow when they must, progress is reported, failures are raised."""
+        make_room()
         validation.check_system(potential, system)
         kind = self.neighbors or neighbors.automatic(potential, system)
         order, given = neighbors.by_place(kind, potential, system), system

@@ -1,12 +1,11 @@
 import functools
-import gc
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import mdsens
+from mdsens.compiled import make_room
 from reference import ContactChanged, SoftSpheres
 
 jax.config.update("jax_enable_x64", True)
@@ -92,12 +91,8 @@ def reference_of(equilibrium):
 
 @pytest.fixture(autouse=True)
 def _room_for_compiled_code():
-    """XLA maps memory for all that it compiles, and dies where Linux allows a process no more maps (65530)."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
-        jax.clear_caches()
-        gc.collect()
+    make_room()
 
 
 class Compilations:

@@ -22,7 +22,6 @@ def compute_and_save(folder: Path, batch: Batch, k: int = 0) -> Outcome:
 
     jax.config.update("jax_enable_x64", True)
     _remember_what_is_compiled(folder)
-    _make_room_for_compiled_code()
     device = jax.devices()[k % jax.device_count()]
     start = time.monotonic()
     try:
@@ -84,16 +83,3 @@ def _remember_what_is_compiled(folder: Path) -> None:
         kind = hashlib.sha256(flags.encode()).hexdigest()[:8]
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled" / kind))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-MAPS_AT_MOST = 30_000
-"""Pieces of memory that a process may have before what it compiled is let go; Linux allows 65530."""
-
-
-def _make_room_for_compiled_code() -> None:
-    """Many shapes in one process would run into the system's limit, and then JAX into a segmentation fault."""
-    import jax
-
-    with contextlib.suppress(OSError), open("/proc/self/maps") as maps:
-        if sum(1 for _ in maps) > MAPS_AT_MOST:
-            jax.clear_caches()
