@@ -9,7 +9,7 @@ import pytest
 import mdsens
 from conftest import RELAX, silicon, vacancy
 from mdsens.nearby import at_value, network
-from mdsens.studies import influence, predict, propagate, sample, sobol
+from mdsens.studies import derivative_measures, influence, predict, propagate, sample, sobol
 
 NAME = "species-diameter:1"
 RELAX_SILICON = mdsens.Relaxation(tolerance=1e-11)
@@ -199,6 +199,11 @@ def test_sobol_indices_of_a_nearly_linear_property_are_its_shares_of_the_varianc
     for name, share in zip(model.labels, shares / shares.sum(), strict=True):
         assert table.loc[name, "first"] == pytest.approx(share, abs=0.02)
         assert table.loc[name, "total"] == pytest.approx(share, abs=0.02)
+    bounds = derivative_measures(model, ranges, of="pressure", samples=64)  # of a linear one 12/π² of the shares
+    for name, share in zip(model.labels, shares / shares.sum(), strict=True):
+        assert bounds.loc[name, "bound"] == pytest.approx(12 / np.pi**2 * share, rel=0.25)
+        slope = model.property_slopes[0, model.labels.index(name)]
+        assert bounds.loc[name, "mean_square_slope"] == pytest.approx(slope**2, rel=1e-4)
     for bad in ({"ranges": {NAME: (0.6, 0.61)}}, {"ranges": ranges, "samples": 100}):
         with pytest.raises(mdsens.InvalidInput):
             sobol(model, **bad)

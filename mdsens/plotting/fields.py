@@ -55,7 +55,7 @@ def _draw_nonaffine(system: System, field: ResponseField, ax: Any) -> None:
 
 
 def draw_ranking(table: pd.DataFrame) -> Figure:
-    """The largest twenty rows of `mdsens.studies.influence` or `sobol`, as bars with their spread."""
+    """The first twenty rows of `influence`, `sobol` or `derivative_measures` (`mdsens.studies`), as bars with their spread."""
     shown = table.head(20)
     figure = new_figure((6.4, 1.2 + 0.32 * len(shown)))
     figure.set_layout_engine("constrained")
@@ -65,6 +65,9 @@ def draw_ranking(table: pd.DataFrame) -> Figure:
         ax.barh(places - 0.19, shown["first"], 0.38, xerr=shown["first_error"], color=COLORS[1], label="first order")
         ax.set_xlabel("share of the variance (Sobol' index)")
         ax.legend(fontsize=8, frameon=False)
+    elif "bound" in table:
+        ax.barh(places, shown["bound"], 0.6, xerr=shown["bound_error"], color=COLORS[0])
+        ax.set_xlabel("upper bound of the share of the variance")
     else:
         ax.barh(places, shown["mean"], 0.6, xerr=shown["std"], color=COLORS[0])
         ax.axvline(0.0, color="#777777", linewidth=0.8)

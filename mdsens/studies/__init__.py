@@ -2,7 +2,7 @@
 
 from .fields import ResponseField, response_field
 from .prediction import Predicted, Prediction, predict
-from .ranking import influence, sobol
+from .ranking import derivative_measures, influence, sobol
 from .uncertainty import Propagated, Sampled, propagate, sample
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Propagated",
     "ResponseField",
     "Sampled",
+    "derivative_measures",
     "influence",
     "predict",
     "propagate",

@@ -67,7 +67,7 @@ class Predicted(eqx.Module):
     contact_changes: Int[Array, " *m"]
     holds: Bool[Array, " *m"]
 
-    def warn_beyond(self) -> float:
+    def warn_beyond(self, stacklevel: int = 3) -> float:
         """The fraction of many sets where the prediction does not hold; **warns** of more than one in twenty."""
         beyond = float(np.mean(~np.asarray(self.holds)))
         if beyond > MANY_BEYOND:
@@ -75,7 +75,7 @@ class Predicted(eqx.Module):
                 f"{beyond:.0%} of the {np.size(self.holds)} parameter sets lie beyond a contact change, or too far: "
                 "the prediction does not hold there. Take a smaller range, or relax these "
                 "(mdsens.studies.sample(..., relax=mdsens.Relaxation(...)))",
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return beyond
 
