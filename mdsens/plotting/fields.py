@@ -55,7 +55,7 @@ def _draw_nonaffine(system: System, field: ResponseField, ax: Any) -> None:
 
 
 def draw_ranking(table: pd.DataFrame) -> Figure:
-    """The first twenty rows of `influence`, `sobol` or `derivative_measures` (`mdsens.studies`), as bars with their spread."""
+    """The first twenty rows of a table of `mdsens.studies.influence`, `sobol` or `derivative_measures`, as bars."""
     shown = table.head(20)
     figure = new_figure((6.4, 1.2 + 0.32 * len(shown)))
     figure.set_layout_engine("constrained")

@@ -93,8 +93,8 @@ def derivative_measures(
     """Derivative-based global measures: the mean square slope along each parameter over a range, for few samples.
 
     ν_i (Δ_i/π)²/V, with ν_i the mean of (∂Q/∂θ_i)² over the ranges of width Δ_i and V the variance of Q, is an upper
-    bound of the total Sobol' index (Sobol' and Kucherenko, Math. Comput. Simul. 79, 3009 (2009)), and cheaper: `samples`
-    times (k + 1) sets are predicted. By SALib.
+    bound of the total Sobol' index (Sobol' and Kucherenko, Math. Comput. Simul. 79, 3009 (2009)), and cheaper:
+    `samples` times (k + 1) sets are predicted. By SALib.
 
     **Arguments** as of `sobol`; `samples` may be any number.
 
