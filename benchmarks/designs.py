@@ -193,11 +193,11 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "results" / "designs.md")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    lines = costs()
-    lines += ["", *reached(options.starts), "", *limits(min(3, options.starts))]
-    lines += ["", f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, float64"]
-    options.out.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    parts = [f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, float64"]
+    for part in (costs, lambda: reached(options.starts), lambda: limits(min(3, options.starts))):
+        parts.append("\n".join(part()))
+        options.out.write_text("\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":

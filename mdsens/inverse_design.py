@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 from scipy.optimize import lsq_linear
 
 from .cholesky import where_positive
-from .errors import InvalidInput, MdsensError, NotRigid, SolveFailed
+from .errors import InvalidInput, MdsensError, NotAMinimum, NotRigid, SolveFailed
 from .files import check_target, replacing
 from .progress import shows_progress
-from .properties import check_properties, measured
+from .properties import MODULI, check_properties, measured
 from .relaxation import Equilibrium, Relaxation
 from .unknowns import Unknowns, as_function
 
@@ -130,7 +130,8 @@ def design(
     **Arguments:** `goals`, by the names in `mdsens.properties.NAMED`, a value, or `max` or `min` of one property.
     `wrt` and `bounds` as in `fit`; diameters stay positive. `hold`, properties that must stay as they are. `tolerance`
     on each property, relative to its value (absolute for Poisson's ratio). An equilibrium at constant pressure stays
-    at its pressure. `checkpoint`, a JSON file with the parameters after every step; `progress(step, properties)`.
+    at its pressure, and where moduli are goals one that resists strains of its cell goes on to do so. `checkpoint`, a
+    JSON file with the parameters after every step; `progress(step, properties)`.
 
     **Raises** `InvalidInput` for goals that cannot be meant, and what the properties raise at the start. What ends on
     the way is returned, with `reached` False.
@@ -191,6 +192,7 @@ class _Designer:
         self.scale = np.maximum(np.abs(vector), 1e-3) * self._ease(rest, vector)
         self.start = here = best = self._place(rest, vector)
         self.units = np.where(np.array(self.names) == "poisson_ratio", 1.0, np.maximum(np.abs(here.values), 1e-12))
+        self.stable = bool(set(self.names) & set(MODULI)) and _is_stable(rest)
         self.random, self.allowed, fruitless = np.random.default_rng(0), max_steps, 0
         self._note(here)
         while True:
@@ -284,7 +286,10 @@ class _Designer:
             self.relaxations += 1
             guess = _moved(old, self.unknowns, jnp.asarray(here.vector), jnp.asarray(vector - here.vector))
             potential, system = self.unknowns.put(jnp.asarray(vector), old.potential, guess)
-            return self._place(relax(potential, system), vector)
+            rest = relax(potential, system)
+            if self.stable and not _is_stable(rest):
+                raise NotAMinimum("the packing would give way to a strain of its cell: a modulus is not positive")
+            return self._place(rest, vector)
         except MdsensError as error:
             self.failure = str(error)
             return None
@@ -428,6 +433,11 @@ def responses(
             raise NotRigid("nothing holds the particles, as below jamming: their properties respond to nothing")
         raise SolveFailed("the responses of the properties are not finite: a contact just touches, or the solve failed")
     return values, slopes
+
+
+def _is_stable(equilibrium: Equilibrium) -> bool:
+    """Whether it resists a strain of its cell."""
+    return bool(np.all(np.asarray(measured(equilibrium.frozen, ("bulk_modulus", "shear_modulus"))) > 0.0))
 
 
 @eqx.filter_jit

@@ -79,6 +79,13 @@ def test_a_bound_that_binds_is_named():
     assert not far.reached and far.binding == ("epsilon",)
 
 
+def test_the_lowest_poissons_ratio_is_that_of_a_packing_that_resists_strains():
+    found = mdsens.design(start(), {"poisson_ratio": "min"}, SIZES, max_steps=40)
+    moduli = properties.isotropic_moduli(found.equilibrium)
+    assert float(moduli["bulk_modulus"]) > 0.0 and float(moduli["shear_modulus"]) > 0.0
+    assert found.properties["poisson_ratio"] < found.before["poisson_ratio"]
+
+
 def test_a_potential_of_ones_own():
     sticky = mdsens.Relaxation(tolerance=1e-10)(Sticky(jnp.asarray(0.02)), start().system)
     bulk = 0.9 * float(properties.bulk_modulus(sticky))

@@ -13,10 +13,11 @@ from .elasticity import (
     shear_modulus,
 )
 from .state import contact_number, energy, packing_fraction, pressure, stress, virial, volume
-from .table import NAMED, UNITS, check_properties, measured, table
+from .table import MODULI, NAMED, UNITS, check_properties, measured, table
 from .vibrations import VibrationalModes, density_of_states, vibrational_modes
 
 __all__ = [
+    "MODULI",
     "NAMED",
     "UNITS",
     "VibrationalModes",
