@@ -48,7 +48,7 @@ def relax_ensemble(
     size if None. `devices` share the systems; the default one alone if None.
 
     **Returns** an `Equilibrium` with a leading axis [m] on every array, differentiable as any other is; of member k
-    it is `jax.tree.map(lambda leaf: leaf[k], equilibria)`. Steps are the minimizer's, to the last. Members that do
+    it is `equilibria[k]`. Steps are the minimizer's, to the last. Members that do
     not come to rest have `converged` or `minimum` False, and with `relax.throw` NaN for positions and energy.
 
     **Raises** `InvalidInput` for systems that cannot be relaxed, or not together, and under `jit` and `vmap`: there

@@ -87,6 +87,10 @@ class Validity:
         return "all its components alike" if np.all(self.direction == 1.0) else "the direction given"
 
 
+FARTHEST = 1e4
+"""In values of a parameter: a change predicted farther away is one of rounding."""
+
+
 def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = None) -> Validity:
     """How far `wrt` may move before the first contact opens or closes.
 
@@ -107,7 +111,8 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     value = parameter_value(wrt, potential, system)
     along = direction_of(wrt, value, direction)
     rates = contact_rates(equilibrium, wrt, along)
-    below, above = (_predicted(equilibrium, wrt, along, rates, sign) for sign in (-1, 1))
+    far = FARTHEST * float(jnp.max(jnp.abs(value)) / jnp.max(jnp.abs(along)))
+    below, above = (_predicted(equilibrium, wrt, along, rates, sign, far) for sign in (-1, 1))
     limit = float(neighbors.skin) / max(2.0 * rates.speed + rates.fastest, 1e-300)
     below, above = (change if change and abs(change.step) <= limit else None for change in (below, above))
     return Validity(
@@ -122,11 +127,14 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
 
 
 def _predicted(
-    equilibrium: Equilibrium, wrt: str, along: Array, rates: ContactRates, sign: int
+    equilibrium: Equilibrium, wrt: str, along: Array, rates: ContactRates, sign: int, far: float
 ) -> ContactChange | None:
-    """The first change: predicted to first order, and again from points on the way where nothing has changed yet."""
+    """The first change: predicted to first order, and again from points on the way where nothing has changed yet.
+
+    None beyond `far`: the response is rounding then, as that to ε.
+    """
     change = first_change(rates, sign)
-    if change is None:
+    if change is None or abs(change.step) > far:
         return None
     value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
     here, done, share, contacts = equilibrium, 0.0, 0.6, network(equilibrium).contacts

@@ -79,7 +79,7 @@ def study(content: StudyResults) -> str:
 
 
 def text(content: Any) -> str:
-    return f"<pre>{html.escape(str(content))}</pre>"
+    return f"<pre style='font-family: monospace'>{html.escape(str(content))}</pre>"
 
 
 def _facts_of(packing: System) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from . import constant_pressure, implicit, linear_solvers, neighbors, newton, va
 from .certificate import Certificate, certify
 from .compiled import make_room
 from .curvature import Curvature, lowest_curvature
-from .errors import NotAMinimum, NotConverged
+from .errors import InvalidInput, NotAMinimum, NotConverged
 from .hessian import gradient
 from .minimizers import FIRE, Minimizer, position_of
 from .neighbors import AllPairs, NeighborList, Neighbors
@@ -34,6 +34,9 @@ MOST_STEPS_UNSEEN = 1000
 LONGEST_MOVE = 0.07
 """No particle moves further in one step than this fraction of the mean diameter."""
 
+
+FAR = 1e-4
+"""Of stiffness × diameter: with forces that stay above, steps are too long, and are halved."""
 
 MOST_ESCAPES = 20
 """How often a relaxation leaves a saddle before it gives up."""
@@ -127,6 +130,14 @@ class Equilibrium:
             f"component {float(self.max_force):.2g}, {int(self.steps)} steps; see .certificate)"
         )
 
+    def __getitem__(self, k: Any) -> Equilibrium:
+        """Member k of an ensemble. **Raises** `InvalidInput` for one that is none."""
+        if not jnp.ndim(self.energy):
+            raise InvalidInput("this is one equilibrium and no ensemble: it has no members")
+        if isinstance(k, int) and not -self.energy.shape[0] <= k < self.energy.shape[0]:
+            raise IndexError(f"there is no member {k} of {self.energy.shape[0]}")
+        return jax.tree.map(lambda leaf: leaf[k], self)
+
     @property
     def system(self) -> System:
         """The relaxed system."""
@@ -165,7 +176,12 @@ class Equilibrium:
         return -_gradient(self.potential, self.system, self.close)
 
     def check(self) -> None:
-        """**Raises** `NotConverged` or `NotAMinimum` for what came out of `jit` with such a flag."""
+        """**Raises** `NotConverged` or `NotAMinimum` for what came out of `jit` with such a flag.
+
+        `InvalidInput` for an ensemble, whose members are looked at one by one.
+        """
+        if jnp.ndim(self.energy):
+            raise InvalidInput("this is an ensemble of equilibria: look at one of them, equilibria[k]")
         if self.rule.strict and not bool(self.converged):
             raise NotConverged(
                 f"this is no equilibrium: the largest force component is {float(self.max_force):.3g} after "
@@ -188,12 +204,14 @@ class Equilibrium:
     @property
     def certificate(self) -> Certificate:
         """The evidence for this equilibrium: zero modes, rattlers, contacts, curvatures."""
-        return certify(self)
+        return self.certify()
 
     def certify(self, thorough: bool = False) -> Certificate:
         """The certificate; a thorough one also solves for the distance to the minimum and, in a large
         system, for the softest modes, which takes about as long as a response.
         """
+        if jnp.ndim(self.energy):
+            raise InvalidInput("this is an ensemble of equilibria: look at one of them, equilibria[k]")
         return certify(self, thorough)
 
 
@@ -251,9 +269,11 @@ class Relaxation:
 
     def __post_init__(self) -> None:
         validation.check_options(self.tolerance, self.max_steps)
+        validation.check_kinds(self.minimizer, self.linear_solver)
         validation.check_pressure(self.pressure, self.cell)
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
+        validation.check_arguments(potential, system)
         potential = potential.in_precision_of(system)
         validation.check_shapes(potential)
         start = jax.lax.stop_gradient((potential, system))
@@ -410,22 +430,27 @@ class Relaxation:
     ) -> Descent:
         """Down to rest, or until it goes no further."""
         highest = self._highest(run.neighbors.kind, potential, system)
-        unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
+        minimizer, unseen, stuck = self.minimizer, max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
         next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
                 run = run.with_list(neighbors.refreshed(run.neighbors, potential, here))
-            if self.throw and (stuck or int(run.steps) >= next_look):
+            if stuck or int(run.steps) >= next_look:
                 if float(run.max_force) > 0.5 * force_at_last_look:
-                    validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+                    if self.throw:
+                        validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+                    far = float(run.max_force) > FAR * float(_force_unit(potential, system))
+                    shorter = minimizer.shorter() if far else None
+                    if shorter is not None:  # its steps are too long for how stiff it is here
+                        minimizer, run = shorter, start_at(shorter, potential, here, run.neighbors, run.steps)
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
             tolerance, limit = limits(self.tolerance, pause, system)
             if self.newton is not None and float(run.max_force) <= float(highest):
-                after, highest = _tried(self.newton, self.minimizer, potential, system, run, highest, tolerance)
+                after, highest = _tried(self.newton, minimizer, potential, system, run, highest, tolerance)
             else:
-                after = descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
+                after = descend(minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
@@ -441,7 +466,8 @@ class Relaxation:
             )
         return NotConverged(
             f"the largest force component is {float(run.max_force):.3g} {where}, not below the tolerance "
-            f"{self.tolerance:.3g}; give more steps (max_steps, --max-steps) or a larger tolerance; in Python, "
+            f"{self.tolerance:.3g}; give more steps (max_steps, --max-steps), shorter ones where forces do not fall "
+            "(FIRE(dt_max=0.2)), or a larger tolerance; in Python, "
             "throw=False hands over the unfinished result"
         )
 

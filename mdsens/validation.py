@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .errors import InvalidInput
 from .hessian import gradient
+from .minimizers import Minimizer
 from .neighbors import AllPairs, Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
 
 
 def check_options(tolerance: float, max_steps: int) -> None:
-    if not (math.isfinite(tolerance) and tolerance > 0):
+    if not (isinstance(tolerance, int | float | np.number) and math.isfinite(tolerance) and tolerance > 0):
         raise InvalidInput(f"tolerance must be a positive force, not {tolerance}")
     if max_steps < 1:
         raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
+
+
+def check_kinds(minimizer: Any, linear_solver: Any) -> None:
+    """Names, as on the command line, and classes that were not called are no minimizers and no solvers."""
+    if not isinstance(minimizer, Minimizer):
+        raise InvalidInput(f"minimizer must be one, such as mdsens.FIRE(), not {minimizer!r}")
+    if linear_solver is not None and not isinstance(linear_solver, lx.AbstractLinearSolver):
+        raise InvalidInput(f"linear_solver must be one, such as mdsens.linear_solvers.dense(), not {linear_solver!r}")
+
+
+def check_arguments(potential: Any, system: Any) -> None:
+    if not isinstance(potential, Potential) or not isinstance(system, System):
+        given = ", ".join(
+            each.__name__ if isinstance(each, type) else type(each).__name__ for each in (potential, system)
+        )
+        raise InvalidInput(
+            f"a Relaxation is called with a potential and a system, relax(mdsens.SoftSphere(), system), not with {given}"
+            "; a potential of your own is an instance of a class derived from mdsens.PairPotential"
+        )
 
 
 def check_pressure(pressure: ArrayLike | None, cell: str) -> None:

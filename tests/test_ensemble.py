@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import settled
+from conftest import jammed, settled
 from mdsens.neighbors import NeighborList
 
 SPHERES, RELAX = mdsens.SoftSphere(), mdsens.Relaxation(tolerance=1e-11)
@@ -108,3 +108,13 @@ np.testing.assert_array_equal(three.steps, one.steps)
 def test_several_devices_share_the_members():
     done = subprocess.run([sys.executable, "-c", SHARED], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_member_is_an_equilibrium_and_the_whole_is_none():
+    systems = [jammed(seed, n=32).system for seed in (0, 1)]
+    many = mdsens.relax_ensemble(RELAX, mdsens.SoftSphere(), systems)
+    assert len(list(many)) == 2
+    assert float(many[1].energy) == float(many.energy[1]) and many[1].certificate.minimum
+    for ask in (lambda: many.certificate, many.check, lambda: many[0][0]):
+        with pytest.raises(mdsens.InvalidInput, match="ensemble"):
+            ask()

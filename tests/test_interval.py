@@ -111,3 +111,11 @@ def test_the_ends_of_an_interval_as_values():
     found = mdsens.validity(jammed(n=32), "species-diameter:1")
     low, high = found.values
     assert low == 0.6 + found.lower and high == 0.6 + found.upper and f"{float(high):.8g}" in str(found)
+
+
+def test_a_parameter_to_which_nothing_responds_changes_no_contact(compilations):
+    rest = jammed(n=32)
+    mdsens.validity(rest, "epsilon")
+    with compilations as counted:
+        found = mdsens.validity(rest, "epsilon")
+    assert found.below is None and found.above is None and counted.count == 0

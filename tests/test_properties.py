@@ -195,3 +195,10 @@ def test_moduli_before_relaxing_are_those_of_the_affine_tensor():
     assert float(found["bulk_modulus"]) == pytest.approx(bulk) and float(found["shear_modulus"]) == pytest.approx(shear)
     assert float(found["poisson_ratio"]) == pytest.approx((bulk - shear) / (bulk + shear))
     assert bulk > float(mdsens.properties.bulk_modulus(rest))
+
+
+def test_where_nothing_is_held_there_is_no_poissons_ratio():
+    loose = mdsens.Relaxation()(mdsens.SoftSphere(), mdsens.random_packing(n=32, packing_fraction=0.5))
+    moduli = mdsens.properties.isotropic_moduli(loose)
+    assert float(moduli["bulk_modulus"]) == float(moduli["shear_modulus"]) == 0.0
+    assert np.isnan(moduli["poisson_ratio"])

@@ -304,3 +304,25 @@ def test_the_softest_curvature_of_a_cluster_is_no_rotation(tolerance):
     cluster = mdsens.System(np.random.default_rng(1).uniform(0, 2.2, size=(9, 3)), None, 1.0)
     rest = mdsens.Relaxation(tolerance=tolerance)(mdsens.LennardJones(), cluster)
     assert rest.certificate.softest == pytest.approx(13.2, rel=1e-2)
+
+
+@pytest.mark.parametrize("potential", [mdsens.LennardJones(), mdsens.Morse()], ids=["lennard-jones", "morse"])
+def test_squeezed_so_much_that_steps_are_too_long_it_comes_to_rest_with_shorter_ones(potential):
+    for seed in range(3):
+        rest = mdsens.Relaxation()(potential, mdsens.random_packing(n=32, seed=seed))
+        assert bool(rest.minimum) and float(rest.max_force) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mdsens.Relaxation()(mdsens.random_packing(8), mdsens.SoftSphere()), "not with System, SoftSphere"),
+        (lambda: mdsens.Relaxation()(mdsens.SoftSphere, mdsens.random_packing(8)), "not with SoftSphere, System"),
+        (lambda: mdsens.Relaxation(minimizer=mdsens.FIRE), "minimizer must be one"),
+        (lambda: mdsens.Relaxation(linear_solver="dense"), r"linear_solvers\.dense\(\)"),
+        (lambda: mdsens.Relaxation(tolerance="1e-10"), "tolerance"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_a_sentence(make, message):
+    with pytest.raises(mdsens.InvalidInput, match=message):
+        make()

@@ -31,6 +31,10 @@ class Minimizer(eqx.Module):
         that is taken to be the force at these positions.
         """
 
+    def shorter(self) -> Minimizer | None:
+        """The same with steps half as long, for where they are too long; None where there is no such thing."""
+        return None
+
 
 class JaxMDMinimizer(Minimizer):
     """Any minimizer of jax-md: `JaxMDMinimizer(jax_md.minimize.fire_descent, dt_max=0.2)`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -25,6 +26,9 @@ class FIRE(Minimizer):
     f_dec: float = eqx.field(default=0.5, static=True)
     alpha_start: float = eqx.field(default=0.1, static=True)
     f_alpha: float = eqx.field(default=0.99, static=True)
+
+    def shorter(self) -> FIRE:
+        return dataclasses.replace(self, dt_start=0.5 * self.dt_start, dt_max=0.5 * self.dt_max)
 
     def build(
         self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]

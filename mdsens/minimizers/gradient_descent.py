@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -18,6 +19,9 @@ class GradientDescent(Minimizer):
     """
 
     step_size: float = eqx.field(default=0.1, static=True)
+
+    def shorter(self) -> GradientDescent:
+        return dataclasses.replace(self, step_size=0.5 * self.step_size)
 
     def build(
         self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]

@@ -50,7 +50,7 @@ def draw_sensitivity(what: System | Equilibrium, sensitivity: Sensitivity, ax: A
     Where the parameter has components, the arrows show one direction of them: all diameters
     growing alike, every entry of a pair matrix growing alike, or, for the box, the non-affine part
     of the response to an isotropic dilation. The longest arrows are cut to a multiple of the
-    typical one, and then drawn open-headed, so that one loose particle does not shrink all others.
+    typical one, and drawn in orange, so that one loose particle does not shrink all others.
     """
     ax, system = draw(what, ax), _seen(what)[0]
     arrows, meaning = arrows_of(system, sensitivity)

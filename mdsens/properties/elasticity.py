@@ -86,7 +86,9 @@ def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
 
 
 def _moduli_of(tensor: Tensor, p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
+    """Where nothing is held they are zero, and Poisson's ratio and Young's modulus are not a number."""
     d = tensor.shape[0]
+    p = jnp.where(jnp.any(tensor != 0.0), p, 0.0)
     bulk, shear = _bulk_modulus(tensor, p), _shear_modulus(tensor, p)
     stiff = d * (d - 1) * bulk + 2.0 * shear
     return {

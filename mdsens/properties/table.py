@@ -50,7 +50,7 @@ def measured(equilibrium: Equilibrium, names: Iterable[str], held: Held | None =
 
 def check_properties(names: Iterable[str]) -> tuple[str, ...]:
     """**Raises** `InvalidInput` for a name that is none."""
-    names = tuple(names)
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in NAMED:
             raise InvalidInput(f"there is no property {name!r}; there are {', '.join(NAMED)}")

@@ -116,6 +116,8 @@ def derivative_measures(
 
 def _problem(model: Prediction, ranges: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """As SALib wants it."""
+    if not all(np.shape(each) == (2,) for each in ranges.values()):
+        raise InvalidInput("ranges are pairs (low, high) by name, such as {'epsilon': (0.9, 1.1)}")
     bounds = np.stack([model.unknowns.spread({n: r[k] for n, r in ranges.items()}, np.nan) for k in (0, 1)], axis=1)
     if not (np.isfinite(bounds).all() and (bounds[:, 0] < bounds[:, 1]).all()):
         raise InvalidInput(f"a range (low, high) with low < high is needed of each of {', '.join(model.labels[:12])}")
