@@ -42,8 +42,8 @@ def check_arguments(potential: Any, system: Any) -> None:
             each.__name__ if isinstance(each, type) else type(each).__name__ for each in (potential, system)
         )
         raise InvalidInput(
-            f"a Relaxation is called with a potential and a system, relax(mdsens.SoftSphere(), system), not with {given}"
-            "; a potential of your own is an instance of a class derived from mdsens.PairPotential"
+            f"a Relaxation is called with a potential and a system, relax(mdsens.SoftSphere(), system), not {given}; "
+            "a potential of your own is an instance of a class derived from mdsens.PairPotential"
         )
 
 

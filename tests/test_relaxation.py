@@ -316,8 +316,8 @@ def test_squeezed_so_much_that_steps_are_too_long_it_comes_to_rest_with_shorter_
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: mdsens.Relaxation()(mdsens.random_packing(8), mdsens.SoftSphere()), "not with System, SoftSphere"),
-        (lambda: mdsens.Relaxation()(mdsens.SoftSphere, mdsens.random_packing(8)), "not with SoftSphere, System"),
+        (lambda: mdsens.Relaxation()(mdsens.random_packing(8), mdsens.SoftSphere()), "not System, SoftSphere"),
+        (lambda: mdsens.Relaxation()(mdsens.SoftSphere, mdsens.random_packing(8)), "not SoftSphere, System"),
         (lambda: mdsens.Relaxation(minimizer=mdsens.FIRE), "minimizer must be one"),
         (lambda: mdsens.Relaxation(linear_solver="dense"), r"linear_solvers\.dense\(\)"),
         (lambda: mdsens.Relaxation(tolerance="1e-10"), "tolerance"),
