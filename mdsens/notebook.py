@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +109,9 @@ def _picture_of(packing: System, equilibrium: Equilibrium | None = None) -> str:
 
 
 def _image(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=90, facecolor="white")
-    return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="figure">'
+    from .plotting.style import png_of
+
+    return f'<img src="data:image/png;base64,{base64.b64encode(png_of(figure)).decode()}" alt="figure">'
 
 
 def _beside(picture: str, facts: str) -> str:

@@ -180,8 +180,7 @@ class Equilibrium:
 
         `InvalidInput` for an ensemble, whose members are looked at one by one.
         """
-        if jnp.ndim(self.energy):
-            raise InvalidInput("this is an ensemble of equilibria: look at one of them, equilibria[k]")
+        self._check_single()
         if self.rule.strict and not bool(self.converged):
             raise NotConverged(
                 f"this is no equilibrium: the largest force component is {float(self.max_force):.3g} after "
@@ -191,6 +190,10 @@ class Equilibrium:
             )
         if self.rule.strict and not bool(self.minimum):
             raise NotAMinimum(f"this is a saddle: along one direction the curvature is {float(self.curvature):.3g}")
+
+    def _check_single(self) -> None:
+        if jnp.ndim(self.energy):
+            raise InvalidInput("this is an ensemble of equilibria: look at one of them, equilibria[k]")
 
     @property
     def _off_pressure(self) -> str:
@@ -210,8 +213,7 @@ class Equilibrium:
         """The certificate; a thorough one also solves for the distance to the minimum and, in a large
         system, for the softest modes, which takes about as long as a response.
         """
-        if jnp.ndim(self.energy):
-            raise InvalidInput("this is an ensemble of equilibria: look at one of them, equilibria[k]")
+        self._check_single()
         return certify(self, thorough)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..relaxation import Equilibrium
 from ..studies import ResponseField
 from ..system import System
-from .packing import draw, shortened
+from .packing import draw, shortened, system_of
 from .style import ARROW, COLORS, EDGES, new_figure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def draw_field(what: System | Equilibrium, field: ResponseField) -> Figure:
     """The non-affine displacements, on particles colored by how non-affinely their surroundings move; their correlation
     over distance; and how much of them lies along the softest modes.
     """
-    system = what.frozen.system if isinstance(what, Equilibrium) else what
+    system = system_of(what)
     figure = new_figure((10.5, 5.2))
     ax = figure.add_axes((0.01, 0.06, 0.47, 0.84))
     beside, below = figure.add_axes((0.58, 0.63, 0.39, 0.29)), figure.add_axes((0.58, 0.12, 0.39, 0.29))

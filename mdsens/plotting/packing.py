@@ -18,6 +18,7 @@ from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 TYPICAL_ARROW = 0.9
@@ -52,7 +53,7 @@ def draw_sensitivity(what: System | Equilibrium, sensitivity: Sensitivity, ax: A
     of the response to an isotropic dilation. The longest arrows are cut to a multiple of the
     typical one, and drawn in orange, so that one loose particle does not shrink all others.
     """
-    ax, system = draw(what, ax), _seen(what)[0]
+    ax, system = draw(what, ax), system_of(what)
     arrows, meaning = arrows_of(system, sensitivity)
     points = np.asarray(system.wrapped())
     diameter = float(np.mean(np.asarray(system.diameters)))
@@ -82,11 +83,20 @@ def shortened(arrows: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarr
     return shown, lengths > LONGEST_ARROW * typical, typical
 
 
+def packing_figure(what: System | Equilibrium, sensitivity: Sensitivity | None) -> Figure:
+    """A figure of its own, with arrows if there is a response."""
+    figure = new_figure()
+    ax = figure.add_axes((0.03, 0.07, 0.94, 0.84))
+    if sensitivity is None:
+        draw(what, ax)
+    else:
+        draw_sensitivity(what, sensitivity, ax)
+    return figure
+
+
 def save_sensitivity(path: FilePath, what: System | Equilibrium, sensitivity: Sensitivity) -> None:
     """`draw_sensitivity` into a file."""
-    figure = new_figure()
-    draw_sensitivity(what, sensitivity, figure.add_axes((0.03, 0.07, 0.94, 0.84)))
-    figure.savefig(path, dpi=160, facecolor="white")
+    packing_figure(what, sensitivity).savefig(path, dpi=160, facecolor="white")
 
 
 def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str]:
@@ -102,6 +112,10 @@ def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str
             symbol = f"D, diameter of species {name.partition(':')[2]}"
         return moves, f"response ∂x/∂θ, θ = {symbol} = {float(sensitivity.value):.4g}"
     return moves, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
+
+
+def system_of(what: System | Equilibrium) -> System:
+    return what if isinstance(what, System) else what.frozen.system
 
 
 def _seen(what: System | Equilibrium) -> tuple[System, np.ndarray]:

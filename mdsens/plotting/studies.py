@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
 from ..properties import UNITS
-from .packing import draw, draw_sensitivity
+from .packing import packing_figure
 from .style import COLORS, EDGES, new_figure
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ def _draw_measured(ax: Axes, table: Any, name: str, varying: list[str], grid: bo
 def draw_task(results: StudyResults, task: str) -> Figure:
     """The relaxed packing of one task, with the first response that was kept as arrows."""
     system, responses = results.system(task), results.sensitivities(task)
-    figure = new_figure()
-    ax = figure.add_axes((0.03, 0.07, 0.94, 0.84))
+    figure = packing_figure(system, responses[0] if responses else None)
     if not responses:
-        draw(system, ax).set_title(f"task {task}", fontsize=10)
-    else:
-        draw_sensitivity(system, responses[0], ax)
+        figure.axes[0].set_title(f"task {task}", fontsize=10)
     return figure

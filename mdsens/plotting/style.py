@@ -15,6 +15,12 @@ ARROW_CUT = "#e0662c"
 """Of an arrow that would be longer."""
 
 
+def png_of(figure: Figure, dpi: int = 90) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+    return file.getvalue()
+
+
 def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -23,9 +29,7 @@ def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
         """A figure that pyplot does not know, and that shows itself in a notebook all the same."""
 
         def _repr_png_(self) -> bytes:
-            file = io.BytesIO()
-            self.savefig(file, format="png", dpi=90, facecolor="white")
-            return file.getvalue()
+            return png_of(self)
 
     figure = Picture(figsize=size)
     FigureCanvasAgg(figure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import io
 import itertools
 import json
 from functools import cached_property
@@ -19,8 +18,8 @@ from ..errors import InvalidInput
 from ..relaxation import Equilibrium
 from ..response import Sensitivity
 from ..system import System
-from .packing import arrows_of, draw, draw_sensitivity, shortened
-from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
+from .packing import arrows_of, packing_figure, shortened, system_of
+from .style import ARROW, ARROW_CUT, COLORS, EDGES, png_of
 
 MOST_PARTICLES = 20_000
 """That a browser turns without stopping."""
@@ -42,14 +41,7 @@ class View:
     @cached_property
     def picture(self) -> bytes:
         """The same from the front, as PNG, for where no page is shown."""
-        figure, file = new_figure(), io.BytesIO()
-        ax = figure.add_axes((0.03, 0.07, 0.94, 0.84))
-        if self.sensitivity is None:
-            draw(self.system, ax)
-        else:
-            draw_sensitivity(self.system, self.sensitivity, ax)
-        figure.savefig(file, format="png", dpi=80, facecolor="white")
-        return file.getvalue()
+        return png_of(packing_figure(self.system, self.sensitivity), dpi=80)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         style = f"width: 100%; height: {self.height}px; border: 0"
@@ -67,7 +59,7 @@ def view(what: System | Equilibrium, sensitivity: Sensitivity | None = None, hei
 
     **Raises** `InvalidInput` for more than 20000 particles.
     """
-    system = what.frozen.system if isinstance(what, Equilibrium) else what
+    system = system_of(what)
     if system.n > MOST_PARTICLES:
         raise InvalidInput(f"{system.n} particles are too many for a browser (at most {MOST_PARTICLES}): draw them")
     template = files(__package__).joinpath("viewer.html").read_text()

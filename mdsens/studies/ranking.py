@@ -78,9 +78,7 @@ def sobol(
     values, beyond = _values(model, sampling.sample(problem, samples, calc_second_order=False, seed=seed), of)
     found = analysis.analyze(problem, values, calc_second_order=False, seed=seed)
     names = {"first": "S1", "first_error": "S1_conf", "total": "ST", "total_error": "ST_conf"}
-    table = _table({column: found[name] for column, name in names.items()}, model.labels, "total")
-    table.attrs["beyond"] = beyond
-    return table
+    return _found(found, names, model, "total", beyond)
 
 
 def derivative_measures(
@@ -109,9 +107,7 @@ def derivative_measures(
     values, beyond = _values(model, sets, of)
     found = dgsm.analyze(problem, sets, values, seed=seed)
     names = {"bound": "dgsm", "bound_error": "dgsm_conf", "mean_square_slope": "vi"}
-    table = _table({column: np.asarray(found[name], float) for column, name in names.items()}, model.labels, "bound")
-    table.attrs["beyond"] = beyond
-    return table
+    return _found(found, names, model, "bound", beyond)
 
 
 def _problem(model: Prediction, ranges: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -131,6 +127,16 @@ def _values(model: Prediction, sets: np.ndarray, of: str) -> tuple[np.ndarray, f
     if not np.ptp(values) > 1e-14 * np.abs(values).max():
         raise InvalidInput(f"{of} does not vary in these ranges: there is nothing to attribute")
     return values, predicted.warn_beyond(stacklevel=5)
+
+
+def _found(
+    found: Mapping[str, Any], names: Mapping[str, str], model: Prediction, by: str, beyond: float
+) -> pd.DataFrame:
+    """What SALib says, by our names of its columns."""
+    columns = {column: np.asarray(found[name], float) for column, name in names.items()}
+    table = _table(columns, model.labels, by)
+    table.attrs["beyond"] = beyond
+    return table
 
 
 def _slope(model: Prediction, of: str) -> np.ndarray:
