@@ -17,6 +17,9 @@ from .system import System
 
 Scalar = Float[Array, ""]
 
+POWER = 1.6
+"""By which residuals follow what the last step brought."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Newton:
@@ -25,21 +28,25 @@ class Newton:
     while contacts still change (Li, Fukushima, Qi and Yamashita, Comput. Optim. Appl. 28, 131 (2004)).
 
     **Arguments:** `begin`, the largest force component at which to try, in units of stiffness × diameter;
-    `residual`, relative, to which a step is solved for by conjugate gradients; `damping`, in units of the root mean
-    square of the forces over the diameter; `patience`, the steps within which the forces have to fall to a half, all
-    together, or it is given up until the minimizer has brought them down to a tenth; `max_steps` of one try.
+    `residual`, relative, to which a step is solved for by conjugate gradients: between the two given, the closer the
+    more the last step brought (Eisenstat and Walker, SIAM J. Sci. Comput. 17, 16 (1996), their second choice);
+    `damping`, in units of the root mean square of the forces over the diameter; `patience`, the steps within which the
+    forces have to fall to a half, all together: a step along soft modes opens and closes contacts, whose forces the
+    next ones balance; `max_steps` of one try. A try that fails is forgotten, and the next one made where the minimizer
+    has brought the forces down to a hundredth.
     """
 
-    begin: float = 2e-5
-    residual: float = 1e-2
+    begin: float = 1e-6
+    residual: tuple[float, float] = (1e-3, 0.3)
     damping: float = 10.0
-    patience: int = 3
+    patience: int = 6
     max_steps: int = 80
 
 
 class Finish(eqx.Module):
     """Where Newton's method stands: `steps` of this try, Hessian `products` and `forces` computed in all, the largest
-    force it was `begun_at`, the norms of those of the last steps `before`; `outgrown` where it wants a new list.
+    force it was `begun_at`, the norms of those of the last steps `before`; `outgrown` where it wants a new list, `lost`
+    where there was no lower slope along a step.
     """
 
     positions: Float[Array, "n d"]
@@ -50,6 +57,7 @@ class Finish(eqx.Module):
     begun_at: Scalar
     before: Float[Array, " k"]
     outgrown: Bool[Array, ""]
+    lost: Bool[Array, ""]
 
     @property
     def max_force(self) -> Scalar:
@@ -57,7 +65,7 @@ class Finish(eqx.Module):
 
     def given_up(self, newton: Newton) -> Bool[Array, ""]:
         hopeless = jnp.linalg.norm(self.slope) > 0.5 * self.before[0]
-        return hopeless | (self.steps >= newton.max_steps) | ~jnp.isfinite(self.max_force)
+        return hopeless | self.lost | (self.steps >= newton.max_steps) | ~jnp.isfinite(self.max_force)
 
 
 @eqx.filter_jit
@@ -84,7 +92,8 @@ def finish(
     def step(run: Finish) -> Finish:
         matrix = hessian(potential, system.replace(positions=run.positions), list_)
         damping = newton.damping * jnp.sqrt(jnp.mean(run.slope**2)) / size
-        move, products = _newton_step(matrix, run.slope, damping, newton.residual)
+        brought = jnp.linalg.norm(run.slope) / run.before[-1]
+        move, products = _newton_step(matrix, run.slope, damping, jnp.clip(brought**POWER, *newton.residual))
         longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
         allowed = jnp.minimum(longest_move, list_.room(run.positions))
         move = move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
@@ -98,12 +107,13 @@ def finish(
             begun_at=run.begun_at,
             before=jnp.append(run.before[1:], jnp.linalg.norm(run.slope)),
             outgrown=list_.worn(list_.room(x)),
+            lost=forces == MOST_TRIALS,
         )
 
     slope = slope_at(system.positions)
     largest, none = jnp.max(jnp.abs(slope)), jnp.asarray(0, jnp.int32)
     before, worn = jnp.full(newton.patience, jnp.inf, size.dtype), list_.worn(list_.room(system.positions))
-    start = Finish(system.positions, slope, none, none, none, largest, before, worn)
+    start = Finish(system.positions, slope, none, none, none, largest, before, worn, jnp.asarray(False))
     return jax.lax.while_loop(go_on, step, start)
 
 
@@ -168,7 +178,7 @@ class _Krylov(eqx.Module):
 
 
 def _newton_step(
-    matrix: Hessian, slope: Displacements, damping: Scalar, residual: float
+    matrix: Hessian, slope: Displacements, damping: Scalar, residual: Scalar
 ) -> tuple[Displacements, Int[Array, ""]]:
     """-(H + damping)⁻¹ slope, roughly, by conjugate gradients; until there is a direction of no curvature."""
     stiffness = matrix.site_stiffness()[:, None] + damping

@@ -35,9 +35,6 @@ LONGEST_MOVE = 0.07
 """No particle moves further in one step than this fraction of the mean diameter."""
 
 
-FAR = 1e-4
-"""Of stiffness × diameter: with forces that stay above, steps are too long, and are halved."""
-
 MOST_ESCAPES = 20
 """How often a relaxation leaves a saddle before it gives up."""
 
@@ -432,27 +429,22 @@ class Relaxation:
     ) -> Descent:
         """Down to rest, or until it goes no further."""
         highest = self._highest(run.neighbors.kind, potential, system)
-        minimizer, unseen, stuck = self.minimizer, max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
+        unseen, stuck = max(20, min(MOST_STEPS_UNSEEN, 20_000_000 // system.n)), False
         next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
         while float(run.max_force) > self.tolerance and int(run.steps) < self.max_steps:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
                 run = run.with_list(neighbors.refreshed(run.neighbors, potential, here))
             if stuck or int(run.steps) >= next_look:
-                if float(run.max_force) > 0.5 * force_at_last_look:
-                    if self.throw:
-                        validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
-                    far = float(run.max_force) > FAR * float(_force_unit(potential, system))
-                    shorter = minimizer.shorter() if far else None
-                    if shorter is not None:  # its steps are too long for how stiff it is here
-                        minimizer, run = shorter, start_at(shorter, potential, here, run.neighbors, run.steps)
+                if self.throw and float(run.max_force) > 0.5 * force_at_last_look:
+                    validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
             tolerance, limit = limits(self.tolerance, pause, system)
             if self.newton is not None and float(run.max_force) <= float(highest):
-                after, highest = _tried(self.newton, minimizer, potential, system, run, highest, tolerance)
+                after, highest = _tried(self.newton, self.minimizer, potential, system, run, highest, tolerance)
             else:
-                after = descend(minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
+                after = descend(self.minimizer, potential, system, run, jnp.maximum(tolerance, highest), limit)
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
@@ -617,15 +609,20 @@ def _tried(
     highest: Float[Array, ""],
     tolerance: Float[Array, ""],
 ) -> tuple[Descent, Float[Array, ""]]:
-    """After a try of Newton's method where no force is larger than `highest`, and the force at which to try again."""
+    """After a try of Newton's method where no force is larger than `highest`, and the force at which to try again.
+
+    A try that fails leaves no trace but in the number of steps.
+    """
     here, longest = system.replace(positions=run.positions), LONGEST_MOVE * jnp.mean(system.diameters)
     end = newton.finish(method, potential, here, run.neighbors, highest, tolerance, longest)
-    after = start_at(minimizer, potential, here.replace(positions=end.positions), run.neighbors, run.steps + end.steps)
-    after = eqx.tree_at(lambda run: run.outgrown, after, end.outgrown)
     tried = end.begun_at <= highest
     failed = tried & ~end.outgrown & (end.max_force > tolerance)
-    after = jax.tree.map(functools.partial(jnp.where, tried), after, run)
-    return after, jnp.where(failed, jnp.minimum(highest, end.begun_at) / 10.0, highest)
+    steps = run.steps + end.steps
+    after = start_at(minimizer, potential, here.replace(positions=end.positions), run.neighbors, steps)
+    after = eqx.tree_at(lambda run: run.outgrown, after, end.outgrown)
+    before = eqx.tree_at(lambda run: run.steps, run, steps)
+    after = jax.tree.map(functools.partial(jnp.where, tried & ~failed), after, before)
+    return after, jnp.where(failed, 0.01 * jnp.minimum(highest, end.begun_at), highest)
 
 
 def off_the_saddle(system: System, curvature: Curvature) -> Float[Array, "n d"]:

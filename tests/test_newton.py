@@ -98,7 +98,7 @@ def test_it_stops_before_its_list_is_stale():
 
 def test_it_gives_up_where_it_gains_nothing():
     start = nearly_at_rest()
-    method = Newton(residual=0.9, patience=2)  # steps that are hardly solved for
+    method = Newton(residual=(0.9, 0.9), patience=2)  # steps that are hardly solved for
     end = finished(start, method=method)
     assert 2 <= int(end.steps) < method.max_steps and float(end.max_force) > 1e-13
 

@@ -13,15 +13,14 @@ Positions = Float[Array, "n d"]
 ForceFunction = Callable[..., Positions]
 ShiftFunction = Callable[..., Positions]
 State = Any
+StepFunctions = tuple[Callable[[Positions], State], Callable[[State], State]]
 
 
 class Minimizer(eqx.Module):
     """A recipe for steps downhill. Its fields are plain numbers: they choose the compiled program."""
 
     @abc.abstractmethod
-    def build(
-        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
-    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
         """The pair (init, apply): the state at some positions, and the state one step later.
 
         `stiffness`, energy per length², is a typical second derivative of the pair potential; with
@@ -30,10 +29,6 @@ class Minimizer(eqx.Module):
         A state is the positions themselves, or has them as `.position`; if it also has `.force`,
         that is taken to be the force at these positions.
         """
-
-    def shorter(self) -> Minimizer | None:
-        """The same with steps half as long, for where they are too long; None where there is no such thing."""
-        return None
 
 
 class JaxMDMinimizer(Minimizer):
@@ -50,9 +45,7 @@ class JaxMDMinimizer(Minimizer):
         self.factory = factory
         self.options = tuple(sorted(options.items()))
 
-    def build(
-        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
-    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
         return self.factory(force, shift, **dict(self.options))
 
 

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
 import equinox as eqx
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from .base import ForceFunction, Minimizer, Positions, ShiftFunction, State
+from .base import ForceFunction, Minimizer, Positions, ShiftFunction, StepFunctions
+
+EASE = 0.9
+"""What the longest time step is multiplied by where a step led uphill; it grows again by as much in `UNTROUBLED`."""
+
+UNTROUBLED = 20
+"""Steps downhill between two uphill, with which the longest time step stays as it is: with fewer it is too long."""
+
+
+class FireState(eqx.Module):
+    """`dt_longest` is what `dt` may grow to here; `downhill` counts the steps since one led uphill."""
+
+    position: Positions
+    velocity: Float[Array, "n d"]
+    force: Float[Array, "n d"]
+    dt: Float[Array, ""]
+    dt_longest: Float[Array, ""]
+    alpha: Float[Array, ""]
+    downhill: Int[Array, ""]
 
 
 class FIRE(Minimizer):
-    """FIRE as in jax-md's `fire_descent` (Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006)).
+    """The Fast Inertial Relaxation Engine of Bitzek et al. (Phys. Rev. Lett. 97, 170201 (2006)).
+
+    Every particle has the same mass, the stiffness of the pair potential, so that the same numbers serve soft and hard
+    potentials. Where steps lead uphill again and again, as in a packing squeezed until it is stiffer than its
+    potential promised, the longest time step becomes shorter.
 
     **Arguments:** `dt_start` and `dt_max`, the first and the longest time step, in units of
-    (mass / stiffness)^½, the stiffness being the pair potential's own: the same numbers serve soft
-    and hard potentials. The others are the constants of the paper: N_min, f_inc, f_dec, α_start, f_α.
+    (mass / stiffness)^½. The others are the constants of the paper: N_min, f_inc, f_dec, α_start, f_α.
     """
 
     dt_start: float = eqx.field(default=0.1, static=True)
@@ -27,23 +46,43 @@ class FIRE(Minimizer):
     alpha_start: float = eqx.field(default=0.1, static=True)
     f_alpha: float = eqx.field(default=0.99, static=True)
 
-    def shorter(self) -> FIRE:
-        return dataclasses.replace(self, dt_start=0.5 * self.dt_start, dt_max=0.5 * self.dt_max)
+    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
+        def init(x: Positions) -> FireState:
+            dt, longest, alpha = (jnp.asarray(k, x.dtype) for k in (self.dt_start, self.dt_max, self.alpha_start))
+            return FireState(x, jnp.zeros_like(x), force(x), dt, longest, alpha, jnp.asarray(0, jnp.int32))
 
-    def build(
-        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
-    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
-        from jax_md.minimize import fire_descent
+        def apply(state: FireState) -> FireState:
+            half = 0.5 * state.dt / stiffness
+            velocity = state.velocity + half * state.force
+            x = shift(state.position, state.dt * velocity)
+            f = force(x)
+            velocity = velocity + half * f
+            return self._steered(x, velocity, f, state)
 
-        init, apply = fire_descent(
-            force,
-            shift,
-            dt_start=self.dt_start,
-            dt_max=self.dt_max,
-            n_min=self.n_min,
-            f_inc=self.f_inc,
-            f_dec=self.f_dec,
-            alpha_start=self.alpha_start,
-            f_alpha=self.f_alpha,
-        )
-        return lambda positions: init(positions, mass=stiffness), apply
+        return init, apply
+
+    def _steered(
+        self, x: Positions, velocity: Float[Array, "n d"], f: Float[Array, "n d"], before: FireState
+    ) -> FireState:
+        """The velocity turned towards the force, or none where it leads uphill, and the time step that suits."""
+        power = jnp.sum(f * velocity)
+        uphill = power < 0.0
+        downhill = jnp.where(uphill, 0, before.downhill + 1)
+        faster = (power > 0.0) & (downhill > self.n_min)
+        turned = (1.0 - before.alpha) * velocity + before.alpha * _length(velocity) * _direction(f)
+        longest = before.dt_longest * jnp.where(uphill, EASE, EASE ** (-1.0 / UNTROUBLED))
+        longest = jnp.minimum(longest, self.dt_max)
+        dt = jnp.where(uphill, self.f_dec, jnp.where(faster, self.f_inc, 1.0)) * before.dt
+        alpha = jnp.where(uphill, self.alpha_start, jnp.where(faster, self.f_alpha, 1.0) * before.alpha)
+        velocity = jnp.where(uphill, 0.0, turned)
+        return FireState(x, velocity, f, jnp.minimum(dt, longest), longest, alpha, downhill)
+
+
+def _length(u: Float[Array, "n d"]) -> Float[Array, ""]:
+    squared = jnp.sum(u**2)
+    return jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0)) * (squared > 0.0)  # differentiable at zero, for Unrolled
+
+
+def _direction(u: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    size = _length(u)
+    return u / jnp.where(size > 0.0, size, 1.0)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from .base import ForceFunction, Minimizer, Positions, ShiftFunction, State
+from .base import ForceFunction, Minimizer, ShiftFunction, StepFunctions
 
 
 class GradientDescent(Minimizer):
@@ -20,12 +17,7 @@ class GradientDescent(Minimizer):
 
     step_size: float = eqx.field(default=0.1, static=True)
 
-    def shorter(self) -> GradientDescent:
-        return dataclasses.replace(self, step_size=0.5 * self.step_size)
-
-    def build(
-        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]
-    ) -> tuple[Callable[[Positions], State], Callable[[State], State]]:
+    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
         from jax_md.minimize import gradient_descent
 
         return gradient_descent(force, shift, step_size=self.step_size / stiffness)
