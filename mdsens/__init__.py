@@ -25,6 +25,7 @@ _HOME = {
     "JaxMDMinimizer": "minimizers",
     "LennardJones": "potentials",
     "MdsensError": "errors",
+    "Minibatches": "fitting",
     "Morse": "potentials",
     "NeighborList": "neighbors",
     "NeighborOverflow": "errors",
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
         NotRigid,
         SolveFailed,
     )
-    from .fitting import Fit, Target, fit
+    from .fitting import Fit, Minibatches, Target, fit
     from .interval import Validity, validity
     from .inverse_design import Design, Independence, design, independence
     from .io import read, write

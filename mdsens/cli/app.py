@@ -242,6 +242,11 @@ def fit(
         list[str] | None,
         typer.Option("--uncertainty", metavar="NAME=VALUE", help="Standard deviation of positions, pressure …"),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Go down on so many targets at a time (Adam), for many targets; then see --epochs."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="With --batch-size: passes through all targets.")] = 20,
     potential: PotentialOption = PotentialName.soft_sphere,
     set_: SetOption = None,
     epsilon: EpsilonOption = None,
@@ -260,7 +265,12 @@ def fit(
         targets,
         tuple(wrt),
         output,
-        inverse.Given(_pairs("--start", start), _ranges(bound), _pairs("--measured", measured)),
+        inverse.Given(
+            _pairs("--start", start),
+            _ranges(bound),
+            _pairs("--measured", measured),
+            None if batch_size is None else (batch_size, epochs),
+        ),
         _pairs("--uncertainty", uncertainty),
         Options(
             potential=potential,

@@ -20,11 +20,12 @@ from .work import check_folder, configure, potential_of, read, relaxed
 
 @dataclass(frozen=True)
 class Given:
-    """What a fit is told: starting values, bounds, and measured properties."""
+    """What a fit is told: starting values, bounds, measured properties, and the size and epochs of batches."""
 
     start: Mapping[str, float]
     bounds: Mapping[str, tuple[float, float]]
     measured: Mapping[str, float]
+    batches: tuple[int, int] | None
 
 
 def properties(input: Path, as_json: bool, options: Options) -> None:
@@ -63,6 +64,7 @@ def fit(
         start=given.start,
         bounds=given.bounds,
         relax=mdsens.Relaxation(tolerance=options.tolerance),
+        batches=None if given.batches is None else mdsens.Minibatches(*given.batches),
         checkpoint=output / "checkpoint.json",
     )
     summary = {

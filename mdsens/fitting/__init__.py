@@ -1,7 +1,8 @@
 """Parameters from measured packings."""
 
 from .least_squares import fit
+from .minibatches import Minibatches
 from .result import Combination, Fit
 from .target import Target
 
-__all__ = ["Combination", "Fit", "Target", "fit"]
+__all__ = ["Combination", "Fit", "Minibatches", "Target", "fit"]

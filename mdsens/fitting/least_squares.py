@@ -19,8 +19,9 @@ from ..progress import shows_progress
 from ..relaxation import Relaxation
 from ..system import System
 from ..unknowns import Unknowns
-from . import balance
+from . import balance, minibatches
 from .damped import damped_least_squares
+from .minibatches import Minibatches
 from .problem import Look, Problem
 from .result import Fit, concluded
 from .target import Target
@@ -35,6 +36,12 @@ CLOSE = 1e-3
 """A root mean square difference, in natural units, with which a fit does not look for a better one."""
 
 
+UNSETTLED = (
+    "the epochs are used up, and the slope is not zero: give more of them, or go on from here without batches "
+    "(start=found.parameters)"
+)
+
+
 @shows_progress("fitting", lambda step, loss: (None, f"step {step}, loss {loss:.3e}"))
 def fit(
     potential: Potential,
@@ -45,6 +52,7 @@ def fit(
     priors: Mapping[str, tuple[float, float]] | None = None,
     relax: Relaxation | None = None,
     max_steps: int = 100,
+    batches: Minibatches | None = None,
     checkpoint: str | Path | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Fit:
@@ -63,6 +71,7 @@ def fit(
     - `bounds`: the least and the largest value, `priors`: mean and standard deviation, likewise by name.
     - `relax`: how to relax, to 1e-12 in at most 10000 steps if None. At constant pressure the cell is found, too. Where
       contacts are about to change, responses are one-sided: the way of a fit may lead to such a point.
+    - `max_steps` of the method; `batches`: how to go down on a few targets at a time instead, for many.
     - `checkpoint`: a JSON file that holds the state after every step; if it is there, the fit goes on from it.
     - `progress(step, loss)`.
 
@@ -85,7 +94,7 @@ def fit(
         first = np.clip(_resumed(Path(checkpoint), unknowns, first), *limits)
     problem = Problem(potential, chosen, unknowns, relax)
     run = _Run(problem, prior, np.maximum(np.abs(first), 1e-3), limits, checkpoint, progress)
-    return run.to_its_end(first, max_steps)
+    return run.to_its_end(first, max_steps) if batches is None else run.in_batches(first, batches)
 
 
 def _several(targets: Target | System | Sequence[Target | System]) -> list[Target | System]:
@@ -145,7 +154,7 @@ class _Run:
     checkpoint: str | Path | None
     progress: Callable[[int, float], None] | None
     history: list[tuple[float, np.ndarray]] = dataclasses.field(default_factory=list)
-    rearrangements: int = 0
+    rearrangements: int | None = 0
     contact_changes: int = 0
     before: tuple[np.ndarray, Look, np.ndarray] | None = None
 
@@ -162,6 +171,22 @@ class _Run:
                 before, other = self.history, self._descend(starts[k], max_steps, given)
                 best, self.history = (other, self.history) if other.cost < best.cost else (best, before)
         return concluded(self.problem, self.prior, self.scale, self.limits, best, self)
+
+    def in_batches(self, first: np.ndarray, batches: Minibatches) -> Fit:
+        """On a few targets at a time; all are looked at before and after."""
+        if not np.isfinite(self.loss(first)):
+            raise type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
+        whole = self.problem
+        each = [Problem(whole.potential, [target], whole.unknowns, whole.relax) for target in whole.targets]
+        self.history.append((self.loss(first), first.copy()))
+        contacts = lambda problem, vector: self._contacts(problem.look(vector))  # noqa: E731
+        end = minibatches.descend(batches, each, first, self.scale, self.limits, self.prior, contacts, self._tell)
+        whole.relaxations += sum(problem.relaxations for problem in each)
+        self.rearrangements, self.contact_changes = None, end.contact_changes
+        ways = [end.vector, *(vector for _, vector in reversed(self.history))]
+        best = next(vector for vector in ways if self.loss(vector) <= self.history[0][0])
+        found = OptimizeResult(x=best, njev=batches.steps(len(each)) + 1, status=1, unsettled=UNSETTLED)
+        return concluded(whole, self.prior, self.scale, self.limits, found, self)
 
     def _descend(self, start: np.ndarray, max_steps: int, history: list[tuple[float, np.ndarray]]) -> OptimizeResult:
         """From a start, with a history of its own."""
@@ -201,27 +226,34 @@ class _Run:
         return np.inf if look is None else float(np.sqrt(np.mean(look.rows**2)))
 
     def _note(self, vector: np.ndarray, look: Look, jacobian: np.ndarray) -> None:
-        """After a step: what changed, the state for a checkpoint, and the news for who waits."""
+        """After a step: what changed."""
         if self.before is not None:
             old, seen, slope = self.before
             step = slope @ (vector - old)
             off = np.abs(look.rows - seen.rows - step)[(look.share > 0.0) & (seen.share > 0.0)]
-            self.rearrangements += bool(off.max(initial=0.0) > JUMP + np.abs(step).max(initial=0.0))
+            self.rearrangements = (self.rearrangements or 0) + bool(
+                off.max(initial=0.0) > JUMP + np.abs(step).max(initial=0.0)
+            )
             self.contact_changes += self._contacts(look) != self._contacts(seen)
         self.before = vector.copy(), look, jacobian
-        self.history.append((self.loss(vector), vector.copy()))
+        self._tell(self.loss(vector), vector)
+
+    def _tell(self, loss: float, vector: np.ndarray) -> None:
+        """The state for a checkpoint, and the news for who waits."""
+        self.history.append((loss, vector.copy()))
         if self.checkpoint is not None:
             state = {
                 "labels": self.problem.unknowns.labels,
                 "values": vector.tolist(),
-                "loss": self.history[-1][0],
+                "loss": loss,
                 "steps": len(self.history),
             }
             with replacing(Path(self.checkpoint)) as file:
                 file.write_text(json.dumps(state, indent=2) + "\n")
         if self.progress is not None:
-            self.progress(len(self.history), self.history[-1][0])
+            self.progress(len(self.history), loss)
 
-    def _contacts(self, look: Look) -> list[Any]:
+    def _contacts(self, look: Look | None) -> list[Any]:
+        assert look is not None
         pairwise = isinstance(self.problem.potential, PairPotential)
         return [network(rest).contacts if pairwise and rest is not None else None for rest in look.rests]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -73,16 +74,34 @@ class Problem:
             parts += [np.asarray(slopes[kind]) / target.scale(kind) for kind in target.kinds]
         return np.concatenate(parts)
 
+    def pulled(self, vector: np.ndarray) -> Float[np.ndarray, " k"]:
+        """The gradient of half the sum of the squared weighted rows, in reverse mode; NaN where not to be trusted."""
+        look = self.look(vector)
+        assert look is not None
+        pull = look.rows * (look.share * self.weights) ** 2
+        cotangents: list[dict[str, Array]] = [{} for _ in self.targets]
+        for number, kind, part in self._parts(pull):
+            cotangents[number][kind] = jnp.asarray(part / self.targets[number].scale(kind))
+        slope = np.zeros(vector.shape)
+        for data, rest, cotangent in zip(self.data, look.rests, cotangents, strict=True):
+            with where_positive():
+                slope += np.asarray(_pulled(data, self.unknowns, jnp.asarray(vector), self.potential, rest, cotangent))
+        return slope
+
     def split(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], ...]:
         """Rows in natural units as differences in the data's own units, by kind, for every target."""
         found: list[dict[str, np.ndarray]] = [{} for _ in self.targets]
+        for number, kind, part in self._parts(rows):
+            target = self.targets[number]
+            off = part * target.scale(kind)
+            found[number][kind] = off.reshape(target.system.positions.shape) if self._is_field(kind) else off
+        return tuple(found)
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+        """The rows of every target and kind of data."""
         place = {id(target): k for k, target in enumerate(self.targets)}
         for (target, kind, length), end in zip(self.layout, np.cumsum([n for *_, n in self.layout]), strict=True):
-            part = rows[end - length : end] * target.scale(kind)
-            found[place[id(target)]][kind] = (
-                part.reshape(target.system.positions.shape) if self._is_field(kind) else part
-            )
-        return tuple(found)
+            yield place[id(target)], kind, rows[end - length : end]
 
     def _relaxed(self, vector: np.ndarray) -> Look:
         rests: list[Equilibrium | None] = []
@@ -129,8 +148,25 @@ _differences = eqx.filter_jit(differences)
 def _slopes(
     data: Data, unknowns: Unknowns, vector: Float[Array, " k"], potential: Potential, rest: Equilibrium | None
 ) -> dict[str, Any]:
-    def at(vector: Float[Array, " k"]) -> dict[str, Array]:
-        other, system = unknowns.put(vector, potential, data.system)
-        return differences(data, other, system, None if rest is None else as_function(rest, unknowns, vector))
+    return jax.jacfwd(lambda v: _as_function(data, unknowns, v, potential, rest))(vector)
 
-    return jax.jacfwd(at)(vector)
+
+@eqx.filter_jit
+def _pulled(
+    data: Data,
+    unknowns: Unknowns,
+    vector: Float[Array, " k"],
+    potential: Potential,
+    rest: Equilibrium | None,
+    cotangents: dict[str, Array],
+) -> Float[Array, " k"]:
+    _, pull = jax.vjp(lambda v: _as_function(data, unknowns, v, potential, rest), vector)
+    return pull(cotangents)[0]
+
+
+def _as_function(
+    data: Data, unknowns: Unknowns, vector: Float[Array, " k"], potential: Potential, rest: Equilibrium | None
+) -> dict[str, Array]:
+    """The differences at other unknowns, to be differentiated."""
+    other, system = unknowns.put(vector, potential, data.system)
+    return differences(data, other, system, None if rest is None else as_function(rest, unknowns, vector))

@@ -46,9 +46,9 @@ class Fit:
     `potential` and `equilibria` are those with the estimates (with some possible value, where they are undetermined).
 
     `converged` says that no small change makes the loss smaller; `at_bounds` names components at a bound. `history` has
-    loss and components at the start and after every step. `rearrangements` counts steps at which a packing went to
-    another minimum than was predicted, `contact_changes` those at which its contacts changed. `warnings` say what to
-    be careful about.
+    loss and components at the start and after every step, or of every epoch in batches. `rearrangements` counts steps
+    at which a packing went to another minimum than was predicted (None in batches, where nothing is predicted),
+    `contact_changes` those at which its contacts changed. `warnings` say what to be careful about.
     """
 
     parameters: dict[str, Any]
@@ -62,7 +62,7 @@ class Fit:
     at_bounds: tuple[str, ...]
     iterations: int
     relaxations: int
-    rearrangements: int
+    rearrangements: int | None
     contact_changes: int
     history: tuple[tuple[float, np.ndarray], ...]
     warnings: tuple[str, ...]
@@ -102,9 +102,9 @@ class Fit:
             for kind, values in residuals.items()
         ]
         rows.append(("loss", f"{self.loss:.6g} after {self.iterations} steps, {self.relaxations} relaxations"))
-        changes = (
-            f"contacts changed at {self.contact_changes} steps, another minimum was reached at {self.rearrangements}"
-        )
+        changes = f"contacts changed at {self.contact_changes} steps"
+        if self.rearrangements is not None:
+            changes += f", another minimum was reached at {self.rearrangements}"
         rows.append(("on the way", changes))
         rows += [("at a bound", ", ".join(self.at_bounds))] if self.at_bounds else []
         rows += [("WARNING", warning) for warning in self.warnings]
@@ -188,9 +188,10 @@ def _settled(found: OptimizeResult, jacobian: np.ndarray, rows: np.ndarray, boun
     size = np.linalg.norm(rows)
     along = np.linalg.norm(np.linalg.qr(jacobian)[0].T @ rows) if jacobian.size else 0.0
     if not bound and size > 1e-8 * np.sqrt(rows.size) and along > 0.03 * size:
-        return False, (
+        return False, found.get(
+            "unsettled",
             "every smaller step meets a change of contacts that makes the loss larger, though the slope is not zero: "
-            "start elsewhere, or give more data"
+            "start elsewhere, or give more data",
         )
     return True, "no small change of the parameters makes the loss smaller"
 
