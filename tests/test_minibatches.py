@@ -56,9 +56,7 @@ def test_parameters_of_many_packings_are_found_batch_by_batch(tmp_path):
     assert 200 <= found.relaxations <= 220  # eight targets, 25 times, and a look before and after
     exact = mdsens.fit(SOFT, targets, WRT, start=found.parameters)  # from there the last digits are a step or two
     np.testing.assert_allclose([exact.parameters[name] for name in WRT], [0.6, 1.0], atol=1e-7)
-    gone_on = mdsens.fit(
-        SOFT, targets, WRT, batches=mdsens.Minibatches(8, 1, 1e-9), checkpoint=tmp_path / "state.json"
-    )
+    gone_on = mdsens.fit(SOFT, targets, WRT, batches=mdsens.Minibatches(8, 1, 1e-9), checkpoint=tmp_path / "state.json")
     np.testing.assert_allclose(gone_on.history[0][1], found.history[-1][1])
 
 
