@@ -30,6 +30,8 @@ def random_packing(
     sizes = np.atleast_1d(np.asarray(diameters, dtype=float))
     if dim not in (2, 3):
         raise InvalidInput(f"dim must be 2 or 3, not {dim}")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise InvalidInput(f"n must be a whole number of particles, not {n!r}")
     if n < len(sizes):
         raise InvalidInput(f"{n} particles cannot have {len(sizes)} different diameters")
     if sizes.ndim != 1 or not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):

@@ -80,6 +80,9 @@ class Path:
         lines += [f"  ended at {self._value_at(float(self.fractions[-1]))}: {self.ended}"] if self.ended else []
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def equilibrium(self, k: int) -> Equilibrium:
         """The k-th equilibrium of the path, relaxed from where it was found. **Raises** what `Relaxation` raises."""
         return at_value(self.last, self.wrt, jnp.asarray(self.values[k]), jnp.asarray(self.positions[k]))

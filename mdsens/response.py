@@ -50,6 +50,14 @@ class Sensitivity:
     null_part: float
     side: int | None = None
 
+    def __repr__(self) -> str:
+        value = f" = {self.value:.6g}" if np.ndim(self.value) == 0 else ""
+        side = "" if self.side is None else f", from the side {self.side:+d}"
+        return (
+            f"Sensitivity(to {self.wrt}{value}{side}: response {list(self.response.shape)}, largest component "
+            f"{np.abs(self.response).max():.4g}, residual {self.residual:.1g})"
+        )
+
     @property
     def l1(self) -> float:
         """The sum of |∂x/∂θ| over particles, directions and components of θ."""

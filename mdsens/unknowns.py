@@ -87,7 +87,11 @@ class Unknowns:
             if len(each) != len(part):
                 raise InvalidInput(f"{name} has {len(part)} components, and {len(each)} values were given for it")
             values += [given.get(label, value) for label, value in zip(part, each, strict=True)]
-        return np.array(values, dtype=float)
+        try:
+            return np.array(values, dtype=float).reshape(len(self.labels), *np.shape(default))
+        except ValueError as error:
+            wanted = "a number" if np.ndim(default) == 0 else f"{len(default)} numbers"
+            raise InvalidInput(f"each of {', '.join(given)} wants {wanted}, not {given}") from error
 
     @staticmethod
     def _shaped(name: str, shape: tuple[int, ...], part: Any) -> Any:
@@ -103,6 +107,13 @@ class Unknowns:
     @property
     def _places(self) -> list[tuple[np.ndarray, ...]]:
         return [_places_of(name, shape) for name, shape in zip(self.names, self.shapes, strict=True)]
+
+
+def by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is given for some parameters. **Raises** `InvalidInput` where it is not said for which."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidInput(f"{what} are given by the name of a parameter, {{'epsilon': …}}, not as {given!r}")
+    return dict(given or {})
 
 
 def _places_of(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:

@@ -85,6 +85,7 @@ def check_system(potential: Potential, system: System) -> None:
         and np.any(np.asarray(potential.sigma) <= 0)
     ):
         raise InvalidInput("sigma must be a positive length")
+    _check_cutoff(potential, system)
     images = isinstance(potential, PairPotential)
     if not bool(AllPairs(images).fits(potential, system)):
         raise InvalidInput(
@@ -92,6 +93,18 @@ def check_system(potential: Potential, system: System) -> None:
             f"and it must be at least {'two thirds of' if images else 'twice'} the cutoff "
             f"{float(potential.reach(system)):.6g}; repeat the cell"
         )
+
+
+def _check_cutoff(potential: Potential, system: System) -> None:
+    """That of pairs, which in a periodic cell must end somewhere; of one particle with its like."""
+    if not isinstance(potential, PairPotential):
+        return
+    each = np.arange(system.n)
+    cutoffs = np.asarray(potential.cutoffs(system, jnp.asarray(each), jnp.asarray(each)))
+    bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & system.periodic))
+    if bad.size:
+        why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"
+        raise InvalidInput(f"the cutoff of {type(potential).__name__} for {_particles(bad)} is {cutoffs[bad[0]]}{why}")
 
 
 def check_shapes(potential: Potential) -> None:

@@ -180,3 +180,21 @@ def test_a_fit_of_a_wrong_model_ends_and_says_so():
         assert found.warnings and found.loss > 500.0
         losses = [loss for loss, _ in found.history]
         assert losses[-1] == pytest.approx(found.loss) and losses[1:] == sorted(losses[1:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda rest: mdsens.fit(SOFT, rest, "alpha"), "of an equilibrium take rest.system"),
+        (lambda rest: mdsens.Target("packing.extxyz"), "not str"),
+        (lambda rest: mdsens.Target(rest.system, uncertainties=0.1), "by name"),
+        (lambda rest: mdsens.fit(SOFT, rest.system, "alpha", bounds=(1.0, 3.0)), "bounds are given by the name"),
+        (lambda rest: mdsens.fit(SOFT, rest.system, "alpha", bounds={"alpha": 2.0}), "2 numbers"),
+        (lambda rest: mdsens.fit(SOFT, rest.system, "alpha", priors={"alpha": 2.0}), "2 numbers"),
+        (lambda rest: mdsens.fit(SOFT, rest.system, "alpha", start=[2.0]), "starting values are given by the name"),
+        (lambda rest: mdsens.fit(SOFT, rest.system, "alpha", start={"alpha": "two"}), "a number"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_a_sentence(ask, message):
+    with pytest.raises(mdsens.InvalidInput, match=message):
+        ask(jammed(0, N))

@@ -92,3 +92,20 @@ def test_what_kind_of_motion_a_response_is_can_be_seen():
     model = mdsens.studies.predict(rest, ["epsilon", "species-diameter:1"], properties=["pressure"])
     table = mdsens.studies.influence(model, {"epsilon": 0.1, "species-diameter:1": 1e-4}, of="pressure")
     assert len(plotting.draw_ranking(table).axes[0].patches) == 2
+
+
+def test_results_are_short_where_they_are_typed():
+    rest = jammed(0, 32)
+    response = mdsens.sensitivity(rest, "species-diameter:1")
+    model = mdsens.studies.predict(rest, ["species-diameter:1", "alpha"], properties=["pressure"])
+    drawn = mdsens.studies.sample(model, {"species-diameter:1": 1e-5}, members=20)
+    found = mdsens.fit(mdsens.SoftSphere(), rest.system, "species-diameter:1")
+    path = mdsens.follow(rest, "species-diameter:1", 0.6001)
+    for result, says in (
+        (response, "response [32, 2]"),
+        (model, "32 particles to order 1, and pressure"),
+        (drawn, "20 sets of parameters"),
+        (found, "converged"),
+        (path, "equilibria"),
+    ):
+        assert says in repr(result) and len(repr(result)) < 1000

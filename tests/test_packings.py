@@ -34,6 +34,7 @@ def test_a_seed_says_everything():
     [
         {"dim": 4},
         {"n": 1},
+        {"n": 10.0},
         {"diameters": (1.0, -1.0)},
         {"packing_fraction": 0.0},
         {"packing_fraction": np.nan},

@@ -141,3 +141,24 @@ def test_stillinger_weber_of_jax_md_is_differentiable_through_the_minimum():
     difference = (relaxed_energy(21.01) - relaxed_energy(20.99)) / 0.02
     assert float(slope["lam"]) == pytest.approx(difference, rel=1e-5)
     assert float(slope["epsilon"]) == pytest.approx(relaxed_energy(21.0) / 2.16826, rel=1e-9)
+
+
+@pytest.mark.parametrize(("reach", "why"), [(-1.0, "not a positive length"), (np.inf, "must be finite")])
+def test_a_cutoff_that_is_none_is_refused_in_a_periodic_cell(reach, why):
+    class Reaching(mdsens.PairPotential):
+        def pair_energy(self, r, sigma):
+            return 0.5 * jnp.maximum(0.0, 1.0 - r / sigma) ** 2
+
+        def cutoff(self, sigma):
+            return reach * sigma
+
+    with pytest.raises(mdsens.InvalidInput, match=why):
+        mdsens.Relaxation()(Reaching(), mdsens.random_packing(16))
+
+
+def test_potentials_show_their_parameters():
+    matrix = mdsens.SoftSphere(epsilon=[[1.0, 2.0], [2.0, 1.5]])
+    assert repr(matrix) == "SoftSphere(epsilon=[[1.0, 2.0], [2.0, 1.5]], alpha=2.0)"
+    seen = []
+    jax.jit(lambda potential: seen.append(repr(potential)) or potential.alpha)(matrix)
+    assert seen[0].startswith("SoftSphere(epsilon=float")

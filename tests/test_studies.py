@@ -83,7 +83,7 @@ def test_names_and_numbers_are_checked():
     for bad in ([0.6], {"alpha": 2.0}, np.zeros((2, 3))):
         with pytest.raises(mdsens.InvalidInput):
             model(bad)
-    for bad in ([0.1], -np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])):
+    for bad in ([0.1], [0.1, -0.1], -np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])):
         with pytest.raises(mdsens.InvalidInput):
             propagate(model, bad)
     with pytest.raises(mdsens.InvalidInput, match="order"):

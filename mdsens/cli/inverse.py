@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 
 import mdsens
 from mdsens import plotting
@@ -30,15 +31,24 @@ class Given:
 
 def properties(input: Path, as_json: bool, options: Options) -> None:
     configure(options)
-    equilibrium = relaxed(potential_of(options), read(input, options), options)
+    potential = potential_of(options)
+    equilibrium = relaxed(potential, read(input, options), options)
     values = mdsens.properties.table(equilibrium)
     if as_json:
-        print(json.dumps({"n": equilibrium.system.n, "dim": equilibrium.system.dim, **values}, indent=2))
+        facts = {"n": equilibrium.system.n, "dim": equilibrium.system.dim, "potential": options.potential.value}
+        print(json.dumps({**facts, **values}, indent=2))
         return
     print(equilibrium.certificate)
     print()
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in vars(potential).items() if value is not None)
+    print(f"{'potential':<17} {options.potential.value}, {settings}")
     for name, value in values.items():
         print(f"{name:<17} {value:<22.12g} {mdsens.properties.UNITS.get(name, '')}".rstrip())
+
+
+def _short(value: object) -> str:
+    array = np.asarray(value, float)
+    return f"{array:g}" if array.ndim == 0 else np.array2string(array, separator=", ").replace("\n", "")
 
 
 def fit(

@@ -16,9 +16,9 @@ from ..files import check_target, replacing
 from ..nearby import network
 from ..potentials import PairPotential, Potential
 from ..progress import shows_progress
-from ..relaxation import Relaxation
+from ..relaxation import Equilibrium, Relaxation
 from ..system import System
-from ..unknowns import Unknowns
+from ..unknowns import Unknowns, by_name
 from . import balance, minibatches
 from .damped import damped_least_squares
 from .minibatches import Minibatches
@@ -83,10 +83,10 @@ def fit(
     potential = potential.in_precision_of(chosen[0].system)
     unknowns = _shared(wrt, potential, chosen)
     first = np.array(unknowns.vector(potential, chosen[0].system), float)
-    given = unknowns.spread(start or {}, np.nan)
+    given = unknowns.spread(by_name("starting values", start), np.nan)
     first = np.where(np.isnan(given), first, given)
-    limits = _limits(unknowns, bounds or {}, first)
-    prior = unknowns.spread(priors or {}, (np.nan, np.nan))
+    limits = _limits(unknowns, by_name("bounds", bounds), first)
+    prior = unknowns.spread(by_name("priors", priors), (np.nan, np.nan))
     if np.any(prior[:, 1] <= 0.0):
         raise InvalidInput("the standard deviation of a prior must be positive")
     if checkpoint is not None:
@@ -98,7 +98,7 @@ def fit(
 
 
 def _several(targets: Target | System | Sequence[Target | System]) -> list[Target | System]:
-    several = [targets] if isinstance(targets, Target | System) else list(targets)
+    several = [targets] if isinstance(targets, Target | System | Equilibrium) else list(targets)
     if not several:
         raise InvalidInput("there is no target to fit")
     return several
@@ -117,11 +117,11 @@ def _shared(wrt: str | Sequence[str], potential: Potential, targets: list[Target
 
 
 def _limits(
-    unknowns: Unknowns, bounds: Mapping[str, tuple[float, float]], first: np.ndarray
+    unknowns: Unknowns, bounds: dict[str, tuple[float, float]], first: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds [k]; diameters are positive."""
     sizes = {name: (1e-3 * float(np.mean(part)), np.inf) for name, part in unknowns.diameters(first)}
-    low, high = unknowns.spread(sizes | dict(bounds), (-np.inf, np.inf)).T
+    low, high = unknowns.spread(sizes | bounds, (-np.inf, np.inf)).T
     for label, value, least, largest in zip(unknowns.labels, first, low, high, strict=True):
         if not least < largest:
             raise InvalidInput(f"the bounds {least} and {largest} of {label} leave nothing between them")

@@ -110,6 +110,9 @@ class Fit:
         rows += [("WARNING", warning) for warning in self.warnings]
         return "\n".join(f"{name:<17} {text}" for name, text in rows)
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _estimate(self, name: str) -> str:
         value, error = np.asarray(self.parameters[name]), np.asarray(self.standard_errors[name])
         if value.ndim == 0:

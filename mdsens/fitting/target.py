@@ -51,6 +51,7 @@ class Target:
     uncertainties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_arguments()
         check_properties(self.properties)
         _finite("positions", self.system.positions)
         for name, value in self.properties.items():
@@ -66,6 +67,20 @@ class Target:
                 raise InvalidInput(f"contacts must be pairs [c, 2] of particles from 0 to {self.system.n - 1}")
         if not self.kinds:
             raise InvalidInput("this target has no data: positions, properties, forces or contacts")
+        self._check_uncertainties()
+
+    def _check_arguments(self) -> None:
+        if isinstance(self.system, Equilibrium):
+            raise InvalidInput("a Target has a System: of an equilibrium take rest.system")
+        if not isinstance(self.system, System):
+            raise InvalidInput(f"a Target has a System, not {type(self.system).__name__}")
+        for name in ("properties", "uncertainties"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise InvalidInput(
+                    f"{name} are values by name, such as {{'pressure': 0.1}}, not {getattr(self, name)!r}"
+                )
+
+    def _check_uncertainties(self) -> None:
         unknown = set(self.uncertainties) - set(self.kinds)
         if unknown:
             raise InvalidInput(

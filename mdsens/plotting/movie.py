@@ -15,6 +15,7 @@ from ..errors import InvalidInput
 from ..files import check_target
 from ..parameters import with_parameter
 from ..path import Path
+from ..relaxation import Equilibrium
 from ..system import System
 from .packing import draw
 from .style import new_figure
@@ -35,7 +36,7 @@ class Movie:
 
 
 def animate(
-    what: Path | Sequence[System],
+    what: Path | Sequence[System | Equilibrium],
     file: str | FilePath,
     frames_per_second: float = 12.0,
     exaggerate: float = 1.0,
@@ -52,7 +53,11 @@ def animate(
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     file = FilePath(file)
-    systems, captions = _of_path(what) if isinstance(what, Path) else (list(what), captions or [""] * len(what))
+    if isinstance(what, Path):
+        systems, captions = _of_path(what)
+    else:
+        systems = [each.system if isinstance(each, Equilibrium) else each for each in what]
+        captions = captions or [""] * len(systems)
     if not systems or len(captions) != len(systems) or len({system.positions.shape for system in systems}) > 1:
         raise InvalidInput("a movie is made of one or more packings of the same particles, with a caption for each")
     writers: dict[str, Any] = {".gif": PillowWriter, ".mp4": FFMpegWriter}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..system import System, minimum_image
@@ -37,6 +38,13 @@ def separations(system: System, neighbors: Neighbors) -> Float[Array, "p d"]:
     return separation
 
 
+def _shown(value: Any) -> str:
+    """A parameter as one would type it; of large or traced arrays the shape."""
+    if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
+        return f"{value.dtype}{list(value.shape)}"
+    return str(np.asarray(value).tolist()) if eqx.is_array(value) else repr(value)
+
+
 STIFFEST = 0.4
 """The least fraction of the stiffest pair's second derivative that counts as typical: curvatures reach seven times
 that in dense packings, and FIRE's steps of 0.5 in these units are stable below sixteen times the typical one.
@@ -51,6 +59,10 @@ class Potential(eqx.Module):
     """
 
     listed: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return f"{type(self).__name__}({', '.join(f'{name}={_shown(value)}' for name, value in given.items())})"
 
     @abc.abstractmethod
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:

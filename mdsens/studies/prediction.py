@@ -102,6 +102,15 @@ class Prediction:
     held: implicit.Held
     pairs: Neighbors
 
+    def __repr__(self) -> str:
+        shown = [f"{label} = {value:.6g}" for label, value in zip(self.labels[:6], self.values, strict=False)]
+        more = f" … ({len(self.labels)} components)" if len(self.labels) > len(shown) else ""
+        also = f", and {', '.join(self.properties)}" if self.properties else ""
+        return (
+            f"Prediction(positions of {self.equilibrium.system.n} particles to order {self.order}{also}, near "
+            f"{', '.join(shown)}{more})"
+        )
+
     @property
     def labels(self) -> tuple[str, ...]:
         return self.unknowns.labels

@@ -54,6 +54,16 @@ class Sampled:
     relaxed: int
     predicted: Predicted
 
+    def __repr__(self) -> str:
+        names = [
+            f", {name} {mean:.6g} ± {self.properties_std[name]:.2g}" for name, mean in self.properties_mean.items()
+        ]
+        return (
+            f"Sampled({np.size(self.predicted.holds)} sets of parameters, {self.beyond:.1%} of them where the "
+            f"prediction does not hold, {self.relaxed} relaxed: energy {self.energy_mean:.6g} ± "
+            f"{self.energy_std:.2g}{''.join(names)})"
+        )
+
 
 def propagate(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any]) -> Propagated:
     """What an uncertainty of the parameters makes of energy, positions and properties, to first order.
@@ -158,6 +168,8 @@ def covariance_of(model: Prediction, uncertainty: ArrayLike | Mapping[str, Any])
     if isinstance(uncertainty, Mapping):
         uncertainty = model.unknowns.spread(uncertainty, 0.0)
     given = np.asarray(uncertainty, dtype=float)
+    if given.ndim < 2 and np.any(given < 0.0):
+        raise InvalidInput(f"standard deviations must not be negative, as {given.min():g} is")
     covariance = np.diag(np.atleast_1d(given) ** 2) if given.ndim < 2 else given
     if covariance.shape != (k, k) or not np.isfinite(covariance).all():
         raise InvalidInput(f"an uncertainty of {k} components is {k} standard deviations or a matrix [{k}, {k}]")
