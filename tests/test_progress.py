@@ -29,6 +29,7 @@ def rest():
 @pytest.fixture
 def bars(rest, monkeypatch):
     """Those opened from here on."""
+    monkeypatch.delenv("MDSENS_PROGRESS", raising=False)
     made = []
 
     def bar_for(task):
