@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax_md.minimize import fire_descent
 
 import mdsens
 from mdsens import implicit, linear_solvers
@@ -23,7 +24,7 @@ from mdsens.hessian import gradient
 from mdsens.minimizers import position_of
 from mdsens.relaxation import steps_of
 
-FIRE = mdsens.FIRE()
+FIRE = mdsens.JaxMDMinimizer(fire_descent)  # with its own settings
 THETA = 0.6
 RULE = implicit.Rule(linear_solvers.dense(), strict=False)
 
