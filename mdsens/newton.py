@@ -92,7 +92,7 @@ def finish(
     def step(run: Finish) -> Finish:
         matrix = hessian(potential, system.replace(positions=run.positions), list_)
         damping = newton.damping * jnp.sqrt(jnp.mean(run.slope**2)) / size
-        brought = jnp.linalg.norm(run.slope) / run.before[-1]
+        brought = jnp.where(run.steps > 0, jnp.linalg.norm(run.slope) / run.before[-1], 1.0)
         move, products = _newton_step(matrix, run.slope, damping, jnp.clip(brought**POWER, *newton.residual))
         longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
         allowed = jnp.minimum(longest_move, list_.room(run.positions))
