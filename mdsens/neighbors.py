@@ -29,11 +29,6 @@ WORD = 32
 """Candidates told apart by the bits of one word."""
 
 
-TIGHT, TIGHT_FROM = 0.06, 20_000
-"""The skin, as a fraction of the longest cutoff, of a list for particles that hardly move; from this size on it pays to
-compile once more for it.
-"""
-
 WORN = 0.05
 """A list is made anew where particles may move no further than this fraction of its skin."""
 
@@ -253,22 +248,6 @@ def refreshed(neighbors: Neighbors, potential: Potential, system: System) -> Nei
     return sized(neighbors.kind, potential, system) if bool(anew.overflow) else anew
 
 
-def tightened(neighbors: Neighbors, potential: Potential, system: System) -> Neighbors:
-    """The list with a shorter skin, in fewer slots, for particles that hardly move any more: forces take less time. The
-    list itself where that does not pay.
-    """
-    if isinstance(neighbors.kind, AllPairs) or system.n < TIGHT_FROM or not isinstance(potential, PairPotential):
-        return neighbors
-    skin = jnp.asarray(TIGHT, system.positions.dtype) * potential.reach(system)
-    if bool(2.0 * neighbors.room(system.positions) < skin) or bool(neighbors.skin <= skin):
-        return neighbors
-    kept = only_chosen(neighbors, np.asarray(_within(neighbors, potential, system, skin)), system.n)
-    if kept is neighbors:
-        return neighbors
-    names = lambda nb: (nb.skin, nb.reference)  # noqa: E731
-    return eqx.tree_at(names, kept, (skin, system.positions))
-
-
 def near_touching(neighbors: Neighbors, potential: Potential, system: System) -> Neighbors:
     """The pairs of a concrete system that are not much farther apart than their cutoff, for what happens right here:
     a response to the parameters takes a small part of the time with them.
@@ -302,14 +281,6 @@ def only_chosen(neighbors: Neighbors, chosen: np.ndarray, n: int, least: float =
     valid, found = jnp.asarray(np.arange(room) < counts), jnp.asarray(counts[..., 0], jnp.int32)
     changed = kept(neighbors.i), kept(neighbors.j), kept(neighbors.shift), valid, found
     return eqx.tree_at(names, neighbors, changed, is_leaf=lambda leaf: leaf is None)
-
-
-@eqx.filter_jit
-def _within(
-    neighbors: Neighbors, potential: PairPotential, system: System, skin: Float[Array, ""]
-) -> Bool[Array, " p"]:
-    """The pairs that are no farther apart than their cutoff and a skin."""
-    return neighbors.valid & ~(potential.pairs(system, neighbors).gap > skin)
 
 
 @eqx.filter_jit

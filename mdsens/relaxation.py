@@ -448,9 +448,6 @@ class Relaxation:
             if stuck and int(after.steps) == int(run.steps):
                 break
             run, stuck = after, int(after.steps) == int(run.steps)
-            if not bool(run.outgrown):  # the list has outlived a whole look
-                there = system.replace(positions=run.positions)
-                run = run.with_list(neighbors.tightened(run.neighbors, potential, there))
             report(int(run.steps), float(run.max_force))
         return run
 

@@ -1,7 +1,6 @@
 import dataclasses
 import itertools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 import mdsens
 from conftest import jammed, settled, silicon
 from mdsens import neighbors as neighbors_module
-from mdsens import relaxation
 from mdsens.hessian import gradient
 from mdsens.neighbors import AllPairs, NeighborList, automatic
 
@@ -274,34 +272,3 @@ def test_a_potential_of_pairs_and_angles_has_a_list_too():
     assert isinstance(kind, mdsens.NeighborList) and listed.i.size < 0.3 * every.i.size
     np.testing.assert_allclose(gradient(potential, shaken, listed), gradient(potential, shaken, every), atol=1e-12)
     assert float(potential.energy(shaken, listed)) == pytest.approx(float(potential.energy(shaken, every)), rel=1e-14)
-
-
-def test_a_tightened_list_has_the_same_forces_as_far_as_it_says(monkeypatch):
-    soft, rest = mdsens.SoftSphere(), jammed(0, 300)
-    system, wide = rest.frozen.system, rest.neighbors
-    assert neighbors_module.tightened(wide, soft, system) is wide  # small systems are not worth it
-    monkeypatch.setattr(neighbors_module, "TIGHT_FROM", 100)
-    tight = neighbors_module.tightened(wide, soft, system)
-    assert tight.i.size < 0.9 * wide.i.size and not bool(tight.overflow)
-    away = np.random.default_rng(0).normal(size=system.positions.shape)
-    away *= 0.49 * float(tight.skin) / np.linalg.norm(away, axis=1, keepdims=True)
-    shaken = system.replace(positions=system.positions + away)
-    assert float(tight.room(shaken.positions)) > 0.0
-    np.testing.assert_allclose(
-        gradient(soft, shaken, tight), gradient(soft, shaken, AllPairs().build(soft, shaken)), atol=1e-14
-    )
-    assert bool(tight.worn(tight.room(system.positions + 1.05 * away)))
-    worn = eqx.tree_at(lambda nb: nb.reference, wide, wide.reference + 0.49 * float(wide.skin))
-    assert neighbors_module.tightened(worn, soft, system) is worn  # it cannot promise so much
-
-
-def test_relaxations_that_tighten_their_lists_end_in_the_same_minimum(monkeypatch):
-    soft, start, tightened = mdsens.SoftSphere(), mdsens.random_packing(300, seed=1), []
-    wide = mdsens.Relaxation(tolerance=1e-11, newton=None)(soft, start)
-    monkeypatch.setattr(neighbors_module, "TIGHT_FROM", 100)
-    monkeypatch.setattr(relaxation, "MOST_STEPS_UNSEEN", 50)
-    original = neighbors_module.tightened
-    monkeypatch.setattr(neighbors_module, "tightened", lambda *args: tightened.append(original(*args)) or tightened[-1])
-    rest = mdsens.Relaxation(tolerance=1e-11, newton=None)(soft, start)
-    assert min(each.i.size for each in tightened) < wide.neighbors.i.size
-    assert float(rest.energy) == pytest.approx(float(wide.energy), rel=1e-10)
