@@ -29,7 +29,7 @@ def rest():
 @pytest.fixture
 def bars(rest, monkeypatch):
     """Those opened from here on."""
-    monkeypatch.delenv("MDSENS_PROGRESS", raising=False)
+    monkeypatch.setattr(progress._Bars, "wanted", True)
     made = []
 
     def bar_for(task):
