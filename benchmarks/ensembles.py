@@ -8,11 +8,10 @@ simulated devices, one for each of two cores.
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 import jax
+from scaling import timed
 
 import mdsens
 
@@ -40,16 +39,6 @@ def one_by_one(systems):
         rest = RELAX(SPHERES, system)
         found.append((rest.positions, mdsens.sensitivity(rest, WRT).response))
     return found
-
-
-def median(function, repeats):
-    function()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
 
 
 def main():
@@ -84,7 +73,7 @@ def main():
         "|---|---:|---:|---:|",
     ]
     for name, ways in cases.items():
-        alone, together, shared = (median(way, options.repeats) for way in ways)
+        alone, together, shared = (timed(way, options.repeats)[-1] for way in ways)
         faster = [f"{t:.2f} s ({alone / t:.1f} ×)" for t in (together, shared)]
         lines.append(f"| {name} | {alone:.2f} s | {faster[0]} | {faster[1]} |")
         print(lines[-1], flush=True)

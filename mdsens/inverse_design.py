@@ -21,7 +21,7 @@ from .files import check_target, replacing
 from .progress import shows_progress
 from .properties import MODULI, check_properties, measured
 from .relaxation import Equilibrium, Relaxation
-from .unknowns import Unknowns, as_function, by_name
+from .unknowns import Unknowns, as_function, given_by_name
 
 FIRST_RADIUS = 0.05
 """How far particles may move in one step by each parameter, in mean diameters."""
@@ -101,8 +101,7 @@ class Design:
         taken = f"{len(self.trail) - 1} steps, {self.relaxations} relaxations, {self.refused} of them taken back"
         return "\n".join(f"{name:<17} {text}" for name, text in [*rows, ("work", taken)])
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
 
 def _described(step: int, now: dict[str, float]) -> tuple[None, str]:
@@ -146,7 +145,7 @@ def design(
     unknowns = Unknowns.of(wrt, equilibrium.potential, equilibrium.system)
     value = np.asarray(unknowns.vector(equilibrium.potential, equilibrium.system), float)
     positive = {name: (1e-3 * float(np.mean(part)), np.inf) for name, part in unknowns.diameters(value)}
-    low, high = unknowns.spread(positive | by_name("bounds", bounds), (-np.inf, np.inf)).T
+    low, high = unknowns.spread(positive | given_by_name("bounds", bounds), (-np.inf, np.inf)).T
     outside = [label for label, v, a, b in zip(unknowns.labels, value, low, high, strict=True) if not a <= v <= b]
     if outside:
         raise InvalidInput(f"{', '.join(outside)} is outside its bounds to begin with")
@@ -395,8 +394,7 @@ class Independence:
         rows.append("singular values: " + ", ".join(f"{s:.4g}" for s in self.singular_values))
         return "\n".join(rows)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
 
 def independence(equilibrium: Equilibrium, properties: Iterable[str], wrt: str | Sequence[str]) -> Independence:

@@ -80,8 +80,7 @@ class Path:
         lines += [f"  ended at {self._value_at(float(self.fractions[-1]))}: {self.ended}"] if self.ended else []
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def equilibrium(self, k: int) -> Equilibrium:
         """The k-th equilibrium of the path, relaxed from where it was found. **Raises** what `Relaxation` raises."""

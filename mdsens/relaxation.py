@@ -435,8 +435,8 @@ class Relaxation:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
                 run = run.with_list(neighbors.refreshed(run.neighbors, potential, here))
-            if stuck or int(run.steps) >= next_look:
-                if self.throw and float(run.max_force) > 0.5 * force_at_last_look:
+            if self.throw and (stuck or int(run.steps) >= next_look):
+                if float(run.max_force) > 0.5 * force_at_last_look:
                     validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)

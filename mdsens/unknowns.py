@@ -109,7 +109,7 @@ class Unknowns:
         return [_places_of(name, shape) for name, shape in zip(self.names, self.shapes, strict=True)]
 
 
-def by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def given_by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is given for some parameters. **Raises** `InvalidInput` where it is not said for which."""
     if given is not None and not isinstance(given, Mapping):
         raise InvalidInput(f"{what} are given by the name of a parameter, {{'epsilon': …}}, not as {given!r}")

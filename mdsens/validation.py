@@ -99,12 +99,17 @@ def _check_cutoff(potential: Potential, system: System) -> None:
     """That of pairs, which in a periodic cell must end somewhere; of one particle with its like."""
     if not isinstance(potential, PairPotential):
         return
-    each = np.arange(system.n)
-    cutoffs = np.asarray(potential.cutoffs(system, jnp.asarray(each), jnp.asarray(each)))
+    cutoffs = np.asarray(_own_cutoffs(potential, system))
     bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & system.periodic))
     if bad.size:
         why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"
         raise InvalidInput(f"the cutoff of {type(potential).__name__} for {_particles(bad)} is {cutoffs[bad[0]]}{why}")
+
+
+@eqx.filter_jit
+def _own_cutoffs(potential: PairPotential, system: System) -> Float[Array, " n"]:
+    each = jnp.arange(system.n)
+    return potential.cutoffs(system, each, each)
 
 
 def check_shapes(potential: Potential) -> None:

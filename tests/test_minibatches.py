@@ -96,7 +96,7 @@ def test_where_a_batch_has_no_equilibrium_half_the_step_is_taken_back():
         np.ones(1),
         (np.array([-1.0]), np.array([1.0])),
         np.full((1, 2), np.nan),
-        lambda problem, vector: None,
+        lambda look: None,
         lambda loss, vector: noted.append(loss),
     )
     assert np.inf in noted  # it went too far, and came back

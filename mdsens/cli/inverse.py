@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 
 import mdsens
 from mdsens import plotting
@@ -40,15 +39,9 @@ def properties(input: Path, as_json: bool, options: Options) -> None:
         return
     print(equilibrium.certificate)
     print()
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in vars(potential).items() if value is not None)
-    print(f"{'potential':<17} {options.potential.value}, {settings}")
+    print(f"{'potential':<17} {potential!r}")
     for name, value in values.items():
         print(f"{name:<17} {value:<22.12g} {mdsens.properties.UNITS.get(name, '')}".rstrip())
-
-
-def _short(value: object) -> str:
-    array = np.asarray(value, float)
-    return f"{array:g}" if array.ndim == 0 else np.array2string(array, separator=", ").replace("\n", "")
 
 
 def fit(

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from ..errors import InvalidInput, SolveFailed
+from ..errors import InvalidInput, MdsensError, SolveFailed
 from ..files import check_target, replacing
 from ..nearby import network
 from ..potentials import PairPotential, Potential
 from ..progress import shows_progress
 from ..relaxation import Equilibrium, Relaxation
 from ..system import System
-from ..unknowns import Unknowns, by_name
+from ..unknowns import Unknowns, given_by_name
 from . import balance, minibatches
 from .damped import damped_least_squares
 from .minibatches import Minibatches
@@ -83,10 +83,10 @@ def fit(
     potential = potential.in_precision_of(chosen[0].system)
     unknowns = _shared(wrt, potential, chosen)
     first = np.array(unknowns.vector(potential, chosen[0].system), float)
-    given = unknowns.spread(by_name("starting values", start), np.nan)
+    given = unknowns.spread(given_by_name("starting values", start), np.nan)
     first = np.where(np.isnan(given), first, given)
-    limits = _limits(unknowns, by_name("bounds", bounds), first)
-    prior = unknowns.spread(by_name("priors", priors), (np.nan, np.nan))
+    limits = _limits(unknowns, given_by_name("bounds", bounds), first)
+    prior = unknowns.spread(given_by_name("priors", priors), (np.nan, np.nan))
     if np.any(prior[:, 1] <= 0.0):
         raise InvalidInput("the standard deviation of a prior must be positive")
     if checkpoint is not None:
@@ -154,7 +154,7 @@ class _Run:
     checkpoint: str | Path | None
     progress: Callable[[int, float], None] | None
     history: list[tuple[float, np.ndarray]] = dataclasses.field(default_factory=list)
-    rearrangements: int | None = 0
+    rearrangements: int = 0
     contact_changes: int = 0
     before: tuple[np.ndarray, Look, np.ndarray] | None = None
 
@@ -163,7 +163,7 @@ class _Run:
         starts = [first] if balanced is None else [first, balanced]
         ranked = sorted((self.loss(vector), k) for k, vector in enumerate(starts))
         if not np.isfinite(ranked[0][0]):
-            raise type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
+            raise self._no_start()
         given = [(self.loss(first), first)] if np.isfinite(self.loss(first)) else []
         best = self._descend(starts[ranked[0][1]], max_steps, given)
         for loss, k in ranked[1:]:
@@ -172,21 +172,24 @@ class _Run:
                 best, self.history = (other, self.history) if other.cost < best.cost else (best, before)
         return concluded(self.problem, self.prior, self.scale, self.limits, best, self)
 
+    def _no_start(self) -> MdsensError:
+        return type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
+
     def in_batches(self, first: np.ndarray, batches: Minibatches) -> Fit:
         """On a few targets at a time; all are looked at before and after."""
         if not np.isfinite(self.loss(first)):
-            raise type(self.problem.failure)(f"there is no fit from the starting values: {self.problem.failure}")
+            raise self._no_start()
         whole = self.problem
         each = [Problem(whole.potential, [target], whole.unknowns, whole.relax) for target in whole.targets]
         self.history.append((self.loss(first), first.copy()))
-        contacts = lambda problem, vector: self._contacts(problem.look(vector))  # noqa: E731
-        end = minibatches.descend(batches, each, first, self.scale, self.limits, self.prior, contacts, self._tell)
+        end = minibatches.descend(batches, each, first, self.scale, self.limits, self.prior, self._contacts, self._tell)
         whole.relaxations += sum(problem.relaxations for problem in each)
-        self.rearrangements, self.contact_changes = None, end.contact_changes
+        self.contact_changes = end.contact_changes
         ways = [end.vector, *(vector for _, vector in reversed(self.history))]
         best = next(vector for vector in ways if self.loss(vector) <= self.history[0][0])
         found = OptimizeResult(x=best, njev=batches.steps(len(each)) + 1, status=1, unsettled=UNSETTLED)
-        return concluded(whole, self.prior, self.scale, self.limits, found, self)
+        fit = concluded(whole, self.prior, self.scale, self.limits, found, self)
+        return dataclasses.replace(fit, rearrangements=None)  # nothing was predicted
 
     def _descend(self, start: np.ndarray, max_steps: int, history: list[tuple[float, np.ndarray]]) -> OptimizeResult:
         """From a start, with a history of its own."""
@@ -231,9 +234,7 @@ class _Run:
             old, seen, slope = self.before
             step = slope @ (vector - old)
             off = np.abs(look.rows - seen.rows - step)[(look.share > 0.0) & (seen.share > 0.0)]
-            self.rearrangements = (self.rearrangements or 0) + bool(
-                off.max(initial=0.0) > JUMP + np.abs(step).max(initial=0.0)
-            )
+            self.rearrangements += bool(off.max(initial=0.0) > JUMP + np.abs(step).max(initial=0.0))
             self.contact_changes += self._contacts(look) != self._contacts(seen)
         self.before = vector.copy(), look, jacobian
         self._tell(self.loss(vector), vector)
@@ -253,7 +254,6 @@ class _Run:
         if self.progress is not None:
             self.progress(len(self.history), loss)
 
-    def _contacts(self, look: Look | None) -> list[Any]:
-        assert look is not None
+    def _contacts(self, look: Look) -> list[Any]:
         pairwise = isinstance(self.problem.potential, PairPotential)
         return [network(rest).contacts if pairwise and rest is not None else None for rest in look.rests]

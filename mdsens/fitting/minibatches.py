@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Float
 
 from ..errors import InvalidInput
-from .problem import Problem
+from .problem import Look, Problem
 
 Vector = Float[np.ndarray, " k"]
 
@@ -42,13 +42,16 @@ class Minibatches:
 
     def steps(self, targets: int) -> int:
         """Of a fit to so many targets."""
-        return self.epochs * -(-targets // self.size)
+        return self.epochs * self._in_an_epoch(targets)
 
     def orders(self, targets: int) -> Iterator[list[np.ndarray]]:
         """For every epoch the batches, in an order of its own."""
         random = np.random.default_rng(self.seed)
         for _ in range(self.epochs):
-            yield np.array_split(random.permutation(targets), -(-targets // self.size))
+            yield np.array_split(random.permutation(targets), self._in_an_epoch(targets))
+
+    def _in_an_epoch(self, targets: int) -> int:
+        return -(-targets // self.size)
 
 
 @dataclasses.dataclass
@@ -66,7 +69,7 @@ def descend(
     scale: Vector,
     limits: tuple[Vector, Vector],
     prior: Float[np.ndarray, "k 2"],
-    contacts: Callable[[Problem, Vector], Any],
+    contacts: Callable[[Look], Any],
     note: Callable[[float, Vector], None],
 ) -> Descent:
     """Σ over targets of half their squared residuals made small, with `problems` of one target each.
@@ -77,22 +80,21 @@ def descend(
     step, state = _optimizer(batches, len(problems), start / scale, (limits[0] / scale, limits[1] / scale))
     end, before, seen = Descent(start), start, dict[int, Any]()
     for order in batches.orders(len(problems)):
-        met = []
+        losses: list[float] = []
         for batch in order:
-            found = {k: _loss_and_slope(problems[k], end.vector) for k in batch}
-            losses, slopes = (np.array(part) for part in zip(*found.values(), strict=True))
-            sound = np.isfinite(slopes).all(axis=1)
-            if not sound.any():
+            found = {k: met for k in batch if (met := _met(problems[k], end.vector)) is not None}
+            if not found:
                 end.vector = 0.5 * (end.vector + before)
                 continue
-            now = {k: contacts(problems[k], end.vector) for k in batch[sound]}
+            now = {k: contacts(look) for k, (look, _, _) in found.items()}
             end.contact_changes += any(seen.get(k, now[k]) != now[k] for k in now)
             seen |= now
-            met.append(losses[sound].mean() * len(problems))
-            slope = slopes[sound].mean(axis=0) * len(problems) + _pull_of(prior, end.vector)
+            losses.append(float(np.mean([loss for _, loss, _ in found.values()])) * len(problems))
+            slope = np.mean([slope for *_, slope in found.values()], axis=0) * len(problems)
+            slope = slope + _pull_of(prior, end.vector)
             relative, state = step(slope * scale, state, end.vector / scale)
             before, end.vector = end.vector, np.asarray(relative) * scale
-        note(float(np.mean(met)) if met else np.inf, end.vector)
+        note(float(np.mean(losses)) if losses else np.inf, end.vector)
     return end
 
 
@@ -109,13 +111,14 @@ def _optimizer(batches: Minibatches, targets: int, start: Vector, limits: tuple[
     return step, optimizer.init(jnp.asarray(start))
 
 
-def _loss_and_slope(problem: Problem, vector: Vector) -> tuple[float, Vector]:
-    """NaN where there is no equilibrium."""
+def _met(problem: Problem, vector: Vector) -> tuple[Look, float, Vector] | None:
+    """A target with its loss and the slope of it; None without an equilibrium, or a response that can be trusted."""
     look = problem.look(vector)
-    if look is None:
-        return np.nan, np.full(vector.shape, np.nan)
+    slope = None if look is None else problem.pulled(vector)
+    if look is None or slope is None or not np.isfinite(slope).all():
+        return None
     rows = look.rows * look.share * problem.weights
-    return 0.5 * float(rows @ rows), problem.pulled(vector)
+    return look, 0.5 * float(rows @ rows), slope
 
 
 def _pull_of(prior: Float[np.ndarray, "k 2"], vector: Vector) -> Vector:

@@ -110,8 +110,7 @@ class Fit:
         rows += [("WARNING", warning) for warning in self.warnings]
         return "\n".join(f"{name:<17} {text}" for name, text in rows)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
     def _estimate(self, name: str) -> str:
         value, error = np.asarray(self.parameters[name]), np.asarray(self.standard_errors[name])

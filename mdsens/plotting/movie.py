@@ -17,7 +17,7 @@ from ..parameters import with_parameter
 from ..path import Path
 from ..relaxation import Equilibrium
 from ..system import System
-from .packing import draw
+from .packing import draw, system_of
 from .style import new_figure
 
 
@@ -56,7 +56,7 @@ def animate(
     if isinstance(what, Path):
         systems, captions = _of_path(what)
     else:
-        systems = [each.system if isinstance(each, Equilibrium) else each for each in what]
+        systems = [system_of(each) for each in what]
         captions = captions or [""] * len(systems)
     if not systems or len(captions) != len(systems) or len({system.positions.shape for system in systems}) > 1:
         raise InvalidInput("a movie is made of one or more packings of the same particles, with a caption for each")
