@@ -68,7 +68,7 @@ def relax_ensemble(
     make_room()
     here = jax.lax.stop_gradient(members)
     for k in range(size):
-        validation.check_shapes(here.potential_of(k))
+        validation.check_potential(here.potential_of(k))
         validation.check_system(here.potential_of(k), here.system_of(k))
     k = _densest(here.system)
     kind = relax.neighbors or neighbors.automatic(here.potential_of(k), here.system_of(k), ALL_PAIRS_UP_TO, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ mean diameters of motion at most.
 
 FRUITLESS = 6
 """Ways in a row that may lead nowhere better than the best before it is as far as it goes."""
+
+RESISTING = ("bulk_modulus", "shear_modulus")
+"""Positive where a packing resists strains of its cell."""
 
 GOAL = str | float
 """A value, or `max` or `min`."""
@@ -188,13 +192,14 @@ class _Designer:
     relaxations: int = 0
     refused: int = 0
     failure: str = ""
+    stable: bool = False
     trail: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def run(self, rest: Equilibrium, vector: np.ndarray, max_steps: int) -> Design:
         self.scale = np.maximum(np.abs(vector), 1e-3) * self._ease(rest, vector)
         self.start = here = best = self._place(rest, vector)
         self.units = np.where(np.array(self.names) == "poisson_ratio", 1.0, np.maximum(np.abs(here.values), 1e-12))
-        self.stable = bool(set(self.names) & set(MODULI)) and _is_stable(rest)
+        self.stable = bool(set(self.names) & set(MODULI)) and bool(np.all(measured(rest.frozen, RESISTING) > 0.0))
         self.random, self.allowed, fruitless = np.random.default_rng(0), max_steps, 0
         self._note(here)
         while True:
@@ -289,15 +294,17 @@ class _Designer:
             guess = _moved(old, self.unknowns, jnp.asarray(here.vector), jnp.asarray(vector - here.vector))
             potential, system = self.unknowns.put(jnp.asarray(vector), old.potential, guess)
             rest = relax(potential, system)
-            if self.stable and not _is_stable(rest):
-                raise NotAMinimum("the packing would give way to a strain of its cell: a modulus is not positive")
             return self._place(rest, vector)
         except MdsensError as error:
             self.failure = str(error)
             return None
 
     def _place(self, rest: Equilibrium, vector: np.ndarray) -> _Place:
-        values, slopes = responses(rest, self.unknowns, self.names)
+        also = RESISTING if self.stable else ()
+        values, slopes = responses(rest, self.unknowns, self.names, also)
+        values, resisting = np.split(values, [len(self.names)])
+        if not np.all(resisting > 0.0):
+            raise NotAMinimum("the packing would give way to a strain of its cell: a modulus is not positive")
         return _Place(rest.frozen, vector, values, slopes * self.scale)
 
     def _worth(self, place: _Place) -> float:
@@ -356,7 +363,7 @@ class _Designer:
         if binding:
             reasons.append(f"{', '.join(binding[:6])} {'are' if len(binding) > 1 else 'is'} at a bound")
         if self.failure:
-            reasons.append(f"beyond, {self.failure.split(':')[0]}")
+            reasons.append(f"beyond, {re.split('[:;]', self.failure)[0]}")
         if not reasons:
             steep = float(np.abs(place.slopes / self.units[:, None]).max())
             flat = "no parameter changes the properties any more" if steep < 1e-4 else "every further step leads away"
@@ -424,11 +431,14 @@ def independence(equilibrium: Equilibrium, properties: Iterable[str], wrt: str |
 
 
 def responses(
-    equilibrium: Equilibrium, unknowns: Unknowns, names: tuple[str, ...]
-) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m k"]]:
-    """Properties, and their derivatives with respect to unknowns. **Raises** `NotRigid`, `SolveFailed`."""
+    equilibrium: Equilibrium, unknowns: Unknowns, names: tuple[str, ...], also: tuple[str, ...] = ()
+) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, "m k"]]:
+    """Properties, those wanted `also` after them, and the derivatives of the former with respect to unknowns.
+
+    **Raises** `NotRigid`, `SolveFailed`.
+    """
     at_rest = equilibrium.frozen
-    values = np.asarray(measured(at_rest, names))  # raises where there are none
+    values = np.asarray(measured(at_rest, (*names, *also)))  # raises where there are none
     vector = unknowns.vector(at_rest.potential, at_rest.system)
     with where_positive():
         slopes = np.asarray(jax.block_until_ready(_responses(at_rest, unknowns, names, vector)))
@@ -437,11 +447,6 @@ def responses(
             raise NotRigid("nothing holds the particles, as below jamming: their properties respond to nothing")
         raise SolveFailed("the responses of the properties are not finite: a contact just touches, or the solve failed")
     return values, slopes
-
-
-def _is_stable(equilibrium: Equilibrium) -> bool:
-    """Whether it resists a strain of its cell."""
-    return bool(np.all(np.asarray(measured(equilibrium.frozen, ("bulk_modulus", "shear_modulus"))) > 0.0))
 
 
 @eqx.filter_jit

@@ -70,12 +70,15 @@ def jam(
     `NotConverged` where no onset was found.
     """
     _check(potential, system, distance, pressure, step, accuracy)
-    relax = dataclasses.replace(relax or Relaxation(tolerance=1e-12), throw=False)
+    strict = dataclasses.replace(relax or Relaxation(tolerance=1e-12), throw=True)
+    relax = dataclasses.replace(strict, throw=False)
     trail: list[tuple[float, float]] = []
     here, before, ends, width = system, None, {}, step
     while width > accuracy:
         rest = relax(potential, here)
         jammed = _is_jammed(rest)
+        if jammed and not bool(rest.converged):
+            rest = strict(potential, here)  # which says why, as where the precision does not allow it
         here = rest.frozen.system
         ends[jammed] = rest
         phi = float(here.packing_fraction)
@@ -92,7 +95,6 @@ def jam(
         here = _at_packing_fraction(here, phi - width if jammed else phi + width)
     onset = 0.5 * sum(float(rest.system.packing_fraction) for rest in ends.values())
     last = ends[True].frozen.system
-    strict = dataclasses.replace(relax, throw=True)
     if pressure is not None:
         final = dataclasses.replace(strict, pressure=pressure)(potential, last)
     elif distance is not None:

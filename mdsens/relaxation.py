@@ -274,7 +274,7 @@ class Relaxation:
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
         validation.check_arguments(potential, system)
         potential = potential.in_precision_of(system)
-        validation.check_shapes(potential)
+        validation.check_potential(potential)
         start = jax.lax.stop_gradient((potential, system))
         if self.pressure is not None:
             return self._at_pressure(potential, system, *start)
@@ -435,9 +435,12 @@ class Relaxation:
             here = system.replace(positions=run.positions)
             if bool(run.outgrown):
                 run = run.with_list(neighbors.refreshed(run.neighbors, potential, here))
-            if self.throw and (stuck or int(run.steps) >= next_look):
-                if float(run.max_force) > 0.5 * force_at_last_look:
-                    validation.check_precision(self.tolerance, float(run.max_force), potential, here, run.neighbors)
+            if stuck or int(run.steps) >= next_look:
+                args = self.tolerance, float(run.max_force), potential, here, run.neighbors
+                if float(run.max_force) > 0.5 * force_at_last_look and (fault := validation.beyond_precision(*args)):
+                    if self.throw:
+                        raise fault
+                    break
                 next_look, force_at_last_look = int(run.steps) + MOST_STEPS_UNSEEN, float(run.max_force)
             pause = min(self.max_steps, int(run.steps) + unseen)
             tolerance, limit = limits(self.tolerance, pause, system)

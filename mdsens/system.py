@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -122,6 +122,14 @@ class System(eqx.Module):
             return eqx.tree_at(place, self, [changes[name] for name in names], is_leaf=lambda leaf: leaf is None)
         return System(**(fields | changes))
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(
+                f"a System has no {name}: where that of an equilibrium is meant, relax the system first, "
+                "mdsens.Relaxation()(potential, system)"
+            )
+
     @eqx.filter_jit
     def in_order(self, order: Int[Array, " n"]) -> System:
         """The same particles, the one called order[k] in place k."""
@@ -134,6 +142,26 @@ class System(eqx.Module):
             raise InvalidInput("a system with open boundaries has no box to deform")
         cell = _cell(jnp.asarray(box, dtype=self.positions.dtype), self.dim)
         return self.replace(box=cell, positions=self.positions @ reciprocal(self.box) @ cell)
+
+    def repeat(self, *times: int) -> System:
+        """The same cell side by side, `times` along each lattice vector (one number: along all of them).
+
+        Particle k of the copy number c is particle n c + k; copies are counted along the last vector first.
+
+        **Raises** `InvalidInput` with open boundaries, and for numbers that are not positive.
+        """
+        counts = times * self.dim if len(times) == 1 else times
+        if self.box is None:
+            raise InvalidInput("a system with open boundaries has no cell to repeat")
+        if len(counts) != self.dim or not all(isinstance(m, int | np.integer) and m >= 1 for m in counts):
+            raise InvalidInput(f"repeat takes one positive integer or {self.dim} of them, not {times}")
+        shifts = jnp.asarray(np.indices(counts).reshape(self.dim, -1).T, self.positions.dtype) @ self.box
+        return System(
+            (shifts[:, None] + self.positions).reshape(-1, self.dim),
+            self.box * jnp.asarray(counts, self.box.dtype)[:, None],
+            jnp.tile(self.diameters, len(shifts)),
+            jnp.tile(self.species, len(shifts)),
+        )
 
     @property
     def n(self) -> int:

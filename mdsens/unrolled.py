@@ -41,7 +41,7 @@ class Unrolled:
         if system.box is not None:
             fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
             system = system.replace(positions=fractions @ system.box)
-        validation.check_shapes(potential)
+        validation.check_potential(potential)
         kind = self.neighbors or neighbors.automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))
         if is_concrete(start):

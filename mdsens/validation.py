@@ -18,6 +18,7 @@ from .hessian import gradient
 from .minimizers import Minimizer
 from .neighbors import AllPairs, Neighbors
 from .potentials import PairPotential, Potential
+from .potentials.base import is_parameter
 from .system import System
 
 
@@ -91,7 +92,7 @@ def check_system(potential: Potential, system: System) -> None:
         raise InvalidInput(
             f"the cell is too small for the cutoff: its smallest height is {float(jnp.min(system.heights)):.6g}, "
             f"and it must be at least {'two thirds of' if images else 'twice'} the cutoff "
-            f"{float(potential.reach(system)):.6g}; repeat the cell"
+            f"{float(potential.reach(system)):.6g}; repeat the cell (system.repeat(2))"
         )
 
 
@@ -112,10 +113,21 @@ def _own_cutoffs(potential: PairPotential, system: System) -> Float[Array, " n"]
     return potential.cutoffs(system, each, each)
 
 
-def check_shapes(potential: Potential) -> None:
-    """Parameters of a pair potential are numbers or square matrices of one size; known also under `jit`."""
+def check_potential(potential: Potential) -> None:
+    """What can be told also under `jit`: the shapes of the parameters of a pair potential, and what its functions do
+    with one pair.
+    """
     if not isinstance(potential, PairPotential):
         return
+    _check_shapes(potential)
+    key = type(potential), jax.tree.structure(potential)
+    if key not in _understood:
+        _check_functions(potential)
+        _understood.add(key)
+
+
+def _check_shapes(potential: PairPotential) -> None:
+    """Numbers, or square matrices of one size."""
     shapes = {leaf.shape for leaf in jax.tree.leaves(potential)} - {()}
     for shape in shapes:
         if len(shape) != 2 or shape[0] != shape[1] or len(shapes) > 1:
@@ -123,6 +135,35 @@ def check_shapes(potential: Potential) -> None:
                 f"a parameter of {type(potential).__name__} has shape {list(shape)}; it must be one number, or a "
                 "square matrix with a row for each species, of the same size for all parameters"
             )
+
+
+_understood: set[Any] = set()
+
+
+def _check_functions(potential: PairPotential) -> None:
+    """`pair_energy` and `cutoff` make a number of numbers, and JAX can follow them."""
+    number, kind = jax.ShapeDtypeStruct((), jnp.result_type(float)), type(potential)
+    of_a_pair = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype) if is_parameter(leaf) else leaf, potential
+    )
+    for name, arguments in (("pair_energy", (number, number)), ("cutoff", (number,))):
+        try:
+            found = eqx.filter_eval_shape(getattr(kind, name), of_a_pair, *arguments)
+        except Exception as error:
+            raise InvalidInput(f"{name} of {kind.__name__} cannot be computed for one pair: {_why(error)}") from error
+        if getattr(found, "shape", () if isinstance(found, int | float) else None) != ():
+            shown = (
+                "nothing" if found is None else f"an array {list(found.shape)}" if hasattr(found, "shape") else found
+            )
+            raise InvalidInput(f"{name} of {kind.__name__} must return one number for one pair, and returns {shown}")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "JAX cannot follow functions of NumPy; take those of jax.numpy (jnp.exp for np.exp)"
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return "it asks `if` about a distance, which JAX cannot follow; take jnp.where(r < …, …, …)"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def why_no_forces(system: System) -> InvalidInput:
@@ -140,10 +181,10 @@ def why_no_forces(system: System) -> InvalidInput:
     return InvalidInput("the forces are not finite at the start; check the potential's parameters")
 
 
-def check_precision(
+def beyond_precision(
     tolerance: float, max_force: float, potential: Potential, system: System, neighbors: Neighbors
-) -> None:
-    """Raises `InvalidInput` once rounding alone keeps the forces above the tolerance."""
+) -> InvalidInput | None:
+    """What to say once rounding alone keeps the forces above the tolerance."""
     floor = float(_rounding_force(potential, system, neighbors))
     if tolerance < floor and max_force < 30.0 * floor:
         dtype = system.positions.dtype
@@ -152,10 +193,11 @@ def check_precision(
             cure += " (or is there a force that jumps, as at a cutoff without a smooth switch?)"
         if dtype == jnp.float32:
             cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
-        raise InvalidInput(
+        return InvalidInput(
             f"the tolerance {tolerance:.3g} cannot be reached in {dtype}: rounding the positions alone changes "
             f"the forces by {floor:.1g}; {cure}"
         )
+    return None
 
 
 @eqx.filter_jit

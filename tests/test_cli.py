@@ -224,6 +224,19 @@ def test_fit_finds_what_the_packing_was_made_with(run, relaxed, tmp_path):
     assert (tmp_path / "fit/fit.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_fit_goes_down_in_batches(run, relaxed, tmp_path):
+    other, name, out = tmp_path / "other.extxyz", "species-diameter:1", tmp_path / "fit"
+    mdsens.write(other, jammed(1, 32))
+    options = ("--wrt", name, "--start", f"{name}=0.61", "--batch-size", "1", "--epochs", "8", "-o", out)
+    code, text, _ = run("fit", relaxed, other, *options)
+    assert code == 0 and "another minimum" not in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["iterations"] == 16 and summary["rearrangements"] is None
+    assert summary["parameters"][name] == pytest.approx(0.6, abs=5e-3)
+    if not summary["converged"]:
+        assert "give more of them" in summary["message"] and "start=" not in summary["message"]
+
+
 def test_design_reaches_a_property(run, relaxed, tmp_path):
     out = tmp_path / "design"
     pressure = 1.1 * mdsens.properties.table(jammed(0, 32))["pressure"]

@@ -44,3 +44,12 @@ def test_a_packing_at_a_wanted_pressure():
 def test_what_does_not_jam(potential, system, options, message):
     with pytest.raises(mdsens.InvalidInput, match=message):
         mdsens.jam(potential, system, **options)
+
+
+def test_a_precision_that_does_not_reach_the_tolerance_is_refused_at_the_first_jammed_packing():
+    seen = []
+    system = mdsens.random_packing(32, packing_fraction=0.95)
+    system = mdsens.System(*(np.asarray(a, np.float32) for a in (system.positions, system.box, system.diameters)))
+    with pytest.raises(mdsens.InvalidInput, match="float32"):
+        mdsens.jam(mdsens.SoftSphere(), system, progress=lambda phi, step: seen.append(phi))
+    assert not seen

@@ -80,10 +80,11 @@ def test_where_a_batch_has_no_equilibrium_half_the_step_is_taken_back():
     """A problem that is a parabola, with nothing beyond 0.5."""
 
     class Parabola:
-        weights = np.ones(1)
-
         def look(self, vector):
             return None if vector[0] > 0.5 else fitting.problem.Look((None,), vector - 0.4, np.ones(1))
+
+        def weighted(self, look):
+            return look.rows
 
         def pulled(self, vector):
             return vector - 0.4

@@ -58,3 +58,11 @@ def test_rattlers_of_an_equilibrium_are_dotted():
     dotted = sum(dash is not None for _, dash in drawn.get_linestyles())
     assert dotted >= len(rest.certificate.rattlers)
     assert not any(dash is not None for _, dash in plotting.draw(rest.system).collections[0].get_linestyles())
+
+
+def test_a_view_is_saved_as_a_page_alone(tmp_path):
+    page = plotting.view(mdsens.random_packing(4))
+    with pytest.raises(mdsens.InvalidInput, match=r"save it as \.html"):
+        page.save(tmp_path / "view.png")
+    page.save(tmp_path / "view.html")
+    assert (tmp_path / "view.html").read_text().startswith("<!")

@@ -162,3 +162,39 @@ def test_potentials_show_their_parameters():
     seen = []
     jax.jit(lambda potential: seen.append(repr(potential)) or potential.alpha)(matrix)
     assert seen[0].startswith("SoftSphere(epsilon=float")
+
+
+class _Own(mdsens.PairPotential):
+    epsilon: jax.Array
+
+    def pair_energy(self, r, sigma):
+        return self.epsilon * (1.0 - r / sigma) ** 2
+
+    def cutoff(self, sigma):
+        return sigma
+
+
+def _broken(**functions):
+    return type("Broken", (_Own,), functions)(1.0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (lambda: _broken(pair_energy=lambda self, r, sigma: None), "returns nothing"),
+        (lambda: _broken(pair_energy=lambda self, r, sigma: jnp.ones(3) * r), r"returns an array \[3\]"),
+        (lambda: _broken(pair_energy=lambda self, r, sigma: self.epsilon * np.exp(-r)), "take those of jax.numpy"),
+        (lambda: _broken(pair_energy=lambda self, r, sigma: r if r < sigma else 0.0), "take jnp.where"),
+        (lambda: _broken(pair_energy=lambda self, r, sigma: self.depth * r), "no attribute 'depth'"),
+        (lambda: _broken(cutoff=lambda self: 1.0), "cutoff of Broken .* takes 1 positional argument"),
+    ],
+)
+def test_a_potential_of_ones_own_that_cannot_be_computed_is_told_what_is_wrong(broken, why):
+    with pytest.raises(mdsens.InvalidInput, match=why):
+        mdsens.Relaxation()(broken(), mdsens.random_packing(16))
+
+
+def test_a_cutoff_may_be_a_number_without_an_array():
+    potential = _broken(cutoff=lambda self, sigma: 1.5)
+    rest = mdsens.Relaxation(tolerance=1e-6)(potential, mdsens.random_packing(16, packing_fraction=0.95))
+    assert rest.converged

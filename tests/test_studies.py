@@ -62,6 +62,11 @@ def test_beyond_a_contact_change_a_prediction_does_not_hold():
     assert inside and not beyond
 
 
+def test_a_prediction_does_not_hold_where_particles_give_way():
+    held, turned = predict(hertzian(), "epsilon")([[1.2], [-1.2]]).holds
+    assert held and not turned
+
+
 def test_derivatives_of_the_energy_are_those_of_the_relaxed_system():
     rest = hertzian()
     model = predict(rest, ["epsilon", NAME], properties=["pressure"])

@@ -84,3 +84,30 @@ def test_a_field_of_a_batch_can_be_replaced():
     grown = batch.replace(diameters=2.0 * batch.diameters)
     np.testing.assert_array_equal(grown.diameters, 2.0 * batch.diameters)
     np.testing.assert_array_equal(grown.positions, batch.positions)
+
+
+def test_a_cell_repeated_has_the_same_energy_for_each_copy():
+    system = mdsens.random_packing(16, packing_fraction=0.95, seed=3)
+    system = system.deform(system.box @ jnp.array([[1.0, 0.1], [0.0, 1.0]]))
+    large, potential = system.repeat(3, 2), mdsens.SoftSphere()
+    relax = mdsens.Relaxation(tolerance=10.0, max_steps=1)  # any force will do
+    assert large.n == 96 and float(large.packing_fraction) == pytest.approx(float(system.packing_fraction))
+    np.testing.assert_allclose(large.box, np.array([[3], [2]]) * system.box)
+    assert float(relax(potential, large).energy) == pytest.approx(6 * float(relax(potential, system).energy))
+    assert system.repeat(2).n == 64 and np.array_equal(large.species[16:32], system.species)
+
+
+@pytest.mark.parametrize("times", [(0,), (1, 2, 3), (1.5,), (2, -1)])
+def test_a_cell_is_repeated_whole_times(times):
+    with pytest.raises(mdsens.InvalidInput, match="positive integer"):
+        mdsens.random_packing(4).repeat(*times)
+
+
+def test_what_is_open_is_not_repeated():
+    with pytest.raises(mdsens.InvalidInput, match="no cell to repeat"):
+        mdsens.System([[0.0, 0.0]]).repeat(2)
+
+
+def test_a_system_taken_for_an_equilibrium_says_that_it_is_not_at_rest():
+    with pytest.raises(AttributeError, match="relax the system first"):
+        mdsens.properties.pressure(mdsens.random_packing(4))

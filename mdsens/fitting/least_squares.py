@@ -37,8 +37,8 @@ CLOSE = 1e-3
 
 
 UNSETTLED = (
-    "the epochs are used up, and the slope is not zero: give more of them, or go on from here without batches "
-    "(start=found.parameters)"
+    "the epochs are used up, and the slope is not zero: give more of them, or go on without batches from the "
+    "parameters found"
 )
 
 
@@ -61,7 +61,8 @@ def fit(
     Every packing is relaxed from the measured positions. Levenberg and Marquardt's method, with a trust region and
     bounds (Branch, Coleman and Li, SIAM J. Sci. Comput. 21, 1 (1999), as in SciPy), takes the Jacobian from the
     implicit response. It starts from the values given, or where the forces at the measured positions balance best, if
-    that is closer. A step to where nothing is held, or no minimum is found, is taken back and shortened.
+    that is closer. A step to where nothing is held, or no minimum is found, is taken back and shortened. Steps go
+    beyond contact changes: with steps bounded by `validity` fits end at them (benchmarks/fits.py).
 
     **Arguments:**
 
@@ -204,7 +205,7 @@ class _Run:
         if look is None:
             return np.full(self.problem.weights.size + held.sum(), np.nan)
         from_priors = ((vector - self.prior[:, 0]) / self.prior[:, 1])[held]
-        return np.concatenate([look.rows * look.share * self.problem.weights, from_priors])
+        return np.concatenate([self.problem.weighted(look), from_priors])
 
     def jacobian(self, vector: np.ndarray) -> np.ndarray:
         """Weighted; SciPy asks for it once after every step that it takes."""

@@ -117,7 +117,7 @@ def _met(problem: Problem, vector: Vector) -> tuple[Look, float, Vector] | None:
     slope = None if look is None else problem.pulled(vector)
     if look is None or slope is None or not np.isfinite(slope).all():
         return None
-    rows = look.rows * look.share * problem.weights
+    rows = problem.weighted(look)
     return look, 0.5 * float(rows @ rows), slope
 
 

@@ -62,6 +62,10 @@ class Problem:
                 self.failure, self._seen[key] = error, None  # type: ignore[assignment]
         return self._seen[key]
 
+    def weighted(self, look: Look) -> Float[np.ndarray, " m"]:
+        """The rows whose squares are summed."""
+        return look.rows * look.share * self.weights
+
     def jacobian(self, vector: np.ndarray) -> Float[np.ndarray, "m k"]:
         """Of the differences in natural units, where there are equilibria."""
         look = self.look(vector)
@@ -78,7 +82,7 @@ class Problem:
         """The gradient of half the sum of the squared weighted rows, in reverse mode; NaN where not to be trusted."""
         look = self.look(vector)
         assert look is not None
-        pull = look.rows * (look.share * self.weights) ** 2
+        pull = self.weighted(look) * look.share * self.weights
         cotangents: list[dict[str, Array]] = [{} for _ in self.targets]
         for number, kind, part in self._parts(pull):
             cotangents[number][kind] = jnp.asarray(part / self.targets[number].scale(kind))

@@ -48,7 +48,7 @@ def draw_path(path: Path) -> Figure:
 
 def draw_fit(fit: Fit, targets: Sequence[Target]) -> Figure:
     """The first target, outlined where the fitted packing has its particles, with the differences as arrows, enlarged;
-    and the loss after every step.
+    and the loss after every step, or epoch in batches.
     """
     from matplotlib.collections import EllipseCollection
 
@@ -77,7 +77,11 @@ def draw_fit(fit: Fit, targets: Sequence[Target]) -> Figure:
     losses = np.array([loss for loss, _ in fit.history])
     way.plot(np.arange(len(losses)), np.maximum(losses, 1e-32), color="#333333", marker=".")
     way.locator_params(axis="x", integer=True)
-    way.set(xlabel="step", ylabel="loss, half the sum of squares", yscale="log")
+    way.set(
+        xlabel="step" if fit.rearrangements is not None else "epoch",
+        ylabel="loss, half the sum of squares",
+        yscale="log",
+    )
     way.set_title("converged" if fit.converged else "NOT converged", fontsize=10)
     return figure
 

@@ -35,7 +35,12 @@ class View:
     height: int
 
     def save(self, path: str | Path) -> None:
-        """The page as a file."""
+        """The page as a file, .html. **Raises** `InvalidInput` for another ending."""
+        if Path(path).suffix not in (".html", ".htm"):
+            raise InvalidInput(
+                f"a view is a page to be turned: save it as .html, not {Path(path).suffix or 'without an ending'}; for "
+                "a picture take mdsens.plotting.draw(…).figure.savefig"
+            )
         Path(path).write_text(self.page)
 
     @cached_property

@@ -55,7 +55,8 @@ class Predicted(eqx.Module):
     is farthest off would go in the next Newton step, and `energy_error`, what it would gain: estimates, good while
     contacts stay. `contact_changes` are the pairs that touch here and did not, or the other way, where particles
     interact by contact. With any of them, with particles so far from where they were that not all pairs are known, or
-    where the next step is not small against the way gone, the prediction does not hold, and `holds` is False.
+    where the next step is not small against the way gone, the prediction does not hold, and `holds` is False; nor does
+    it where particles give way instead of being held, as with a negative stiffness.
     """
 
     values: Float[Array, "*m k"]
@@ -232,6 +233,7 @@ def _predicted(
 ) -> Predicted:
     system, potential = equilibrium.system, equilibrium.potential
     start, touching = unknowns.vector(potential, system), _touching(potential, system, pairs)
+    anyhow = jax.random.normal(jax.random.key(0), system.positions.shape, system.positions.dtype)
 
     def one(values: Float[Array, " k"]) -> Predicted:
         there, moved = unknowns.put(values, potential, system)
@@ -250,6 +252,8 @@ def _predicted(
             properties = _properties(guess, held, at_rest)
         way, error = _longest(here.positions - system.positions), _longest(step)
         small = error <= LARGEST_ERROR * way + NO_WAY * jnp.mean(system.diameters)
+        bent = jax.jvp(lambda x: gradient(there, here.replace(positions=x), pairs), (here.positions,), (anyhow,))[1]
+        sound = (jnp.sum(anyhow * bent) > 0.0) & jnp.all(jnp.isfinite(here.positions))
         return Predicted(
             values=values,
             positions=here.positions,
@@ -258,7 +262,7 @@ def _predicted(
             position_error=error,
             energy_error=0.5 * jnp.abs(jnp.sum(step * slope)),
             contact_changes=changes,
-            holds=(changes == 0) & small & ~pairs.stale(here.positions) & jnp.all(jnp.isfinite(here.positions)),
+            holds=(changes == 0) & small & sound & ~pairs.stale(here.positions),
         )
 
     return jax.vmap(one)(wanted)

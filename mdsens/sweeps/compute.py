@@ -64,7 +64,7 @@ def compute(batch: Batch) -> list[Found]:
     for task in batch.tasks:
         try:
             potential, system = potential_of(task), system_of(task)
-            validation.check_shapes(potential)
+            validation.check_potential(potential)
             validation.check_system(potential, system)
             ready.append((task, potential, system))
         except MdsensError as error:

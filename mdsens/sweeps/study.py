@@ -116,12 +116,12 @@ class PotentialSection(BaseModel):
     def _parameters(self) -> PotentialSection:
         from .. import potentials
         from ..parameters import settings_of
-        from ..validation import check_shapes
+        from ..validation import check_potential
 
         what, known = f"parameter of {self.name}", settings_of(potentials.PAIRWISE[self.name]())
         _raise([fault for name in self.parameters for fault in _not_one_of(name, known, what)])
         try:
-            check_shapes(potentials.PAIRWISE[self.name](**self.parameters))
+            check_potential(potentials.PAIRWISE[self.name](**self.parameters))
         except (TypeError, ValueError) as error:
             raise ValueError(f"that makes no {self.name}: {str(error).splitlines()[0]}") from error
         return self
