@@ -97,11 +97,11 @@ def reached(starts):
 
 
 def limits(starts):
-    """As far as it goes, with diameters within a fifth and stiffnesses within a factor of ten."""
+    """As far as it goes, diameters within a fifth and stiffnesses within a factor of ten; the tail from one start."""
     lines = ["| | start | ν | | relaxations | seconds | what binds |", "|---|---|---|---|---|---|---|"]
     bounds = {"epsilon": (0.1, 10.0), "species-diameter:0": (0.8, 1.2), "species-diameter:1": (0.48, 0.72)}
     for name, potential in POTENTIALS.items():
-        for seed in range(min(3, starts)):
+        for seed in range(min(3 if name == "soft spheres" else 1, starts)):
             rest = start(potential, seed)
             for end in ("min", "max"):
                 begun = time.perf_counter()

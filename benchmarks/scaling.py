@@ -2,20 +2,25 @@
 
     python benchmarks/scaling.py [--quick] [-n 100 1000 10000] [--dim 2] [--packing-fraction 0.95] [-o FOLDER]
 
-Every measurement is a process of its own, so that its peak memory is its own; a measurement and its peers run one
-after the other on the same packing, in double precision. `seconds` is the median over repeats after the first call,
-`first` the first call with all it compiles. Writes scaling-2d.json, .md and, of
-several sizes, .png.
+Needs ".[test,bench]". Every measurement is a process of its own, so that its peak memory is its own; a measurement and
+its peers run one after the other on the same packing, in double precision. `seconds` is the median over repeats after
+the first call, `first` the first call with all it compiles. Writes scaling-2d.json, .md and, of several sizes, .png.
 
 - force, product, list: of a packing at rest, in a compiled loop, as a minimizer or an iterative solver uses them;
   jax-md's products are the jvp of its gradient.
-- relax: from a random start (beyond 50000 once, compiling included); ours to 1e-12, jax-md's FIRE (a jitted loop with
-  its neighbor list) and LAMMPS' FIRE to 1e-10. Minimizers fall into different minima, and the number of steps varies by
-  a factor of two between starts, so this is a comparison of typical runs.
+- hessian: the sparse matrix, beside matscipy's.
+- relax: from a random start (beyond 50000 once, compiling included; beyond 200000 on a GPU only); ours to 1e-12,
+  jax-md's FIRE (a jitted loop with its neighbor list), LAMMPS' FIRE and ASE's (with matscipy's forces) to 1e-10.
+  Minimizers fall into different minima, and the number of steps varies by a factor of two between starts, so this is a
+  comparison of typical runs.
 - gradient: of a sum of all positions with random weights with respect to all diameters, at rest, in reverse mode.
   The published recipe is BiCGSTAB on jvp products, to a relative residual of 1e-8, with the cotangent projected off
   the zero modes, without which it diverges. Ours iterates to an error below that. (Where rattlers touch their cage the
-  recipe's number differs by some percent, since it takes their contacts, which bear no force, for springs.)
+  recipe's number differs by some percent, since it takes their contacts, which bear no force, for springs.) Central
+  differences are one, from relaxations by ours that begin at rest, times the number of diameters. The unrolled loop
+  is jax-md's FIRE with as many steps as it needs, in reverse, and includes the relaxation.
+
+Beyond 200000 particles what starts at rest is a packing of a hundredth (in 3D a thousandth) of them, side by side.
 
 On a machine with a GPU the same line measures that, sizes as given:
 
@@ -28,26 +33,34 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import peers
+from peers import IN_LOOP, in_a_loop, timed
 
-RESIDUAL = 1e-8
-IN_LOOP = 10
-PEERS = {
+QUANTITIES = {
     "force": ["mdsens", "jax-md"],
     "product": ["mdsens", "jax-md"],
     "list": ["mdsens", "jax-md"],
-    "relax": ["mdsens", "jax-md", "LAMMPS"],
-    "gradient": ["mdsens", "jax-md"],
+    "hessian": ["mdsens", "ASE"],
+    "relax": ["mdsens", "jax-md", "LAMMPS", "ASE"],
+    "gradient": ["mdsens", "jax-md", "differences", "unrolled"],
 }
-LIMIT = {"relax": 600.0, "gradient": 600.0}
-LARGEST = {"LAMMPS": 20_000}
+PEERS = {
+    "mdsens": None,
+    "jax-md": peers.JaxMD,
+    "LAMMPS": peers.LAMMPS,
+    "ASE": peers.ASE,
+    "differences": peers.FiniteDifferences,
+    "unrolled": peers.Unrolled,
+}
+LARGEST = {"LAMMPS": 20_000, "ASE": 10_000, "differences": 10_000, "unrolled": 1000}
+LARGEST_RELAXED = 200_000
+MOST_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +76,14 @@ class Case:
 
         return mdsens.random_packing(self.n, self.dim, (1.0, 0.6), self.packing_fraction, seed=self.seed)
 
+    @property
+    def times(self):
+        """How often along each vector a cell is repeated, where relaxing all of it would take hours."""
+        return 1 if self.n <= LARGEST_RELAXED else 10
 
-def timed(function, repeats):
-    """The result of the first call, its seconds, and the median of the calls after it."""
-    import jax
-
-    seconds = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        result = jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - begin)
-    return result, seconds[0], statistics.median(seconds[1:] or seconds)
-
-
-def in_a_loop(function, x, repeats):
-    """Seconds for one call of x -> [n, d] within a compiled loop."""
-    import jax
-
-    def again(x):
-        return jax.lax.fori_loop(0, IN_LOOP, lambda _, x: x + 1e-12 * function(x), x)
-
-    run = jax.jit(again)
-    _, first, seconds = timed(lambda: run(x), repeats)
-    return {"first": first, "seconds": seconds / IN_LOOP}
+    @property
+    def cell(self):
+        return dataclasses.replace(self, n=self.n // self.times**self.dim)
 
 
 def bytes_of_a_product(matrix):
@@ -133,6 +131,15 @@ class Ours:
         matrix = eqx.filter_jit(hessian)(self.potential, self.system, self.list)
         found = in_a_loop(matrix.product, self.system.positions, self.case.repeats)
         return {**found, "bytes_per_second": bytes_of_a_product(matrix) / found["seconds"], "copy": copy_speed()}
+
+    def hessian(self):
+        import equinox as eqx
+
+        from mdsens.hessian import hessian
+
+        made = eqx.filter_jit(hessian)
+        _, first, seconds = timed(lambda: made(self.potential, self.system, self.list).blocks, self.case.repeats)
+        return {"first": first, "seconds": seconds}
 
     def list_(self):
         kind = self.list.kind
@@ -184,147 +191,19 @@ class Ours:
         return {"first": first, "seconds": seconds, "solver": solver, "checksum": float(jnp.linalg.norm(whole))}
 
 
-class JaxMD:
-    def __init__(self, case, system):
-        import jax
-        import jax.numpy as jnp
-        from jax_md import energy, partition, smap, space
-
-        self.case, self.system = case, system
-        box = jnp.diag(system.box)
-        displacement, self.shift = space.periodic(box)
-        largest = float(jnp.max(system.diameters))
-        self.lists = partition.neighbor_list(
-            displacement, box, largest, 0.2 * largest, format=partition.OrderedSparse, capacity_multiplier=1.5
-        )
-        self.x = jnp.mod(system.positions, box)
-        self.list = self.lists.allocate(self.x)
-        self.diameters = system.diameters
-
-        metric = space.canonicalize_displacement_or_metric(displacement)
-
-        def total(x, neighbor, diameters):
-            pairs = smap.pair_neighbor_list(
-                energy.soft_sphere, metric, sigma=(lambda a, b: 0.5 * (a + b), diameters), alpha=2, epsilon=1.0
-            )
-            return pairs(x, neighbor)
-
-        self.total, self.slope = total, jax.grad(total)
-
-    def force(self):
-        return in_a_loop(lambda x: -self.slope(x, self.list, self.diameters), self.x, self.case.repeats)
-
-    def hessian_product(self, v):
-        import jax
-
-        return jax.jvp(lambda x: self.slope(x, self.list, self.diameters), (self.x,), (v,))[1]
-
-    def product(self):
-        return in_a_loop(self.hessian_product, self.x, self.case.repeats)
-
-    def list_(self):
-        import jax
-
-        def update(x):  # moved so far that it has to be made anew
-            made = jax.lax.cond(True, lambda: self.list.update(x + 1.0), lambda: self.list)
-            return (made.idx[0, 0] + made.idx[1, 0]) * (0.0 * x + 1.0)
-
-        return in_a_loop(update, self.x, self.case.repeats)
-
-    def relax(self):
-        import jax
-        import jax.numpy as jnp
-        from jax_md import minimize
-
-        init, apply = minimize.fire_descent(lambda x, neighbor: -self.slope(x, neighbor, self.diameters), self.shift)
-
-        @jax.jit
-        def leg(state, neighbor):
-            def step(_, carry):
-                state, neighbor = carry
-                state = apply(state, neighbor=neighbor)
-                return state, neighbor.update(state.position)
-
-            state, neighbor = jax.lax.fori_loop(0, 100, step, (state, neighbor))
-            return state, neighbor, jnp.max(jnp.abs(state.force))
-
-        def run(most=100_000):
-            neighbor = self.lists.allocate(self.x)
-            state, steps, largest = init(self.x, neighbor=neighbor), 0, np.inf
-            while largest > 1e-10 and steps < most:
-                after, made, largest = leg(state, neighbor)
-                if made.did_buffer_overflow:
-                    neighbor = self.lists.allocate(state.position)
-                    largest = np.inf
-                    continue
-                state, neighbor, steps = after, made, steps + 100
-            return state.position, steps, float(largest)
-
-        timed(lambda: run(100)[0], 0)
-        begin = time.perf_counter()
-        _, steps, largest = run()
-        return {"first": None, "seconds": time.perf_counter() - begin, "steps": steps, "max_force": largest}
-
-    def gradient(self):
-        import jax
-        import jax.numpy as jnp
-
-        import mdsens
-        from mdsens import neighbors
-        from mdsens.zero_modes import known_zero_modes, rattlers
-
-        potential = mdsens.SoftSphere().in_precision_of(self.system)
-        list_ = neighbors.sized(neighbors.automatic(potential, self.system), potential, self.system)
-        loose = rattlers(potential, self.system, list_)
-        modes = known_zero_modes(potential, self.system, list_.only(~loose), loose)
-        weights = modes.project(jnp.asarray(np.random.default_rng(0).normal(size=self.x.shape)))
-
-        def product(v):
-            return modes.project(self.hessian_product(modes.project(v)))
-
-        @jax.jit
-        def gradient():
-            v, _ = jax.scipy.sparse.linalg.bicgstab(product, weights, tol=RESIDUAL, maxiter=100_000)
-            _, pull = jax.vjp(lambda diameters: self.slope(self.x, self.list, diameters), self.diameters)
-            return -pull(v)[0], jnp.linalg.norm(product(v) - weights) / jnp.linalg.norm(weights)
-
-        (whole, residual), first, seconds = timed(gradient, self.case.repeats)
-        facts = {"residual": float(residual), "checksum": float(jnp.linalg.norm(whole))}
-        return {"first": first, "seconds": seconds, "solver": "BiCGSTAB", **facts}
-
-
-class LAMMPS:
-    def __init__(self, case, system):
-        self.case, self.system = case, system
-
-    def relax(self):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-        from test_lammps import Run, load_lammps
-
-        run = Run(load_lammps(), self.case.start())
-        run.command("min_style fire", "run 0")
-        begin = time.perf_counter()
-        run.command("minimize 0.0 1e-10 100000 1000000")
-        seconds = time.perf_counter() - begin
-        largest = float(np.abs(run.gather("f")).max())
-        return {
-            "first": None,
-            "seconds": seconds,
-            "steps": int(run.lmp.extract_global("ntimestep")),
-            "max_force": largest,
-        }
-
-
 def one(peer, quantity, case, at_rest):
-    """One measurement, in this process."""
+    """One measurement, in this process; None for one that is not made here."""
     import jax
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
-    system = case.start()
-    if quantity != "relax":
-        system = system.replace(positions=jnp.asarray(np.load(at_rest)))
-    kind = {"mdsens": Ours, "jax-md": JaxMD, "LAMMPS": LAMMPS}[peer]
+    if quantity == "relax" and case.n > LARGEST_RELAXED and jax.default_backend() == "cpu":
+        return None
+    if quantity == "relax":
+        system = case.start()
+    else:
+        system = case.cell.start().replace(positions=jnp.asarray(np.load(at_rest))).repeat(case.times)
+    kind = PEERS[peer] or Ours
     found = getattr(kind(case, system), "list_" if quantity == "list" else quantity)()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     return {"peer": peer, "quantity": quantity, **dataclasses.asdict(case), **found, "peak_mb": peak}
@@ -337,21 +216,23 @@ def relaxed(case, path):
     jax.config.update("jax_enable_x64", True)
     import mdsens
 
-    np.save(path, np.asarray(mdsens.Relaxation(tolerance=1e-11)(mdsens.SoftSphere(), case.start()).positions))
+    np.save(path, np.asarray(mdsens.Relaxation(tolerance=1e-11)(mdsens.SoftSphere(), case.cell.start()).positions))
 
 
 def measured(peer, quantity, case, at_rest):
     """One measurement, in a process of its own; None if it fails or takes too long."""
     command = [sys.executable, __file__, "--one", peer, quantity, json.dumps(dataclasses.asdict(case)), str(at_rest)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT.get(quantity, 600.0), check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS, check=True)
     except subprocess.TimeoutExpired:
-        print(f"{peer:8s} {quantity:9s} {case.n:8d}  more than {LIMIT.get(quantity, 600.0):.0f} s", flush=True)
+        print(f"{peer:8s} {quantity:9s} {case.n:8d}  more than {MOST_SECONDS:.0f} s", flush=True)
         return None
     except subprocess.CalledProcessError as error:
         print(f"{peer:8s} {quantity:9s} {case.n:8d}  failed: {error.stderr[-2000:]}", flush=True)
         return None
     row = json.loads(done.stdout.splitlines()[-1])
+    if row is None:
+        return None
     print(
         f"{peer:8s} {quantity:9s} {case.n:8d} {row['seconds']:12.5f} s  {row['peak_mb']:8.0f} MB"
         + (f"  {row['steps']} steps to {row['max_force']:.0e}" if quantity == "relax" else ""),
@@ -362,14 +243,15 @@ def measured(peer, quantity, case, at_rest):
 
 def table(rows):
     """Markdown: seconds, and how many times longer each peer takes."""
-    lines = ["| | N | mdsens | jax-md | LAMMPS | peak memory, ours |", "|---|---:|---:|---:|---:|---:|"]
-    keys = sorted({(list(PEERS).index(row["quantity"]), row["n"]) for row in rows})
+    shown = [peer for peer in PEERS if any(row["peer"] == peer for row in rows)]
+    lines = [f"| | N | {' | '.join(shown)} | peak memory, ours |", f"|---|{'---:|' * (len(shown) + 2)}"]
+    keys = sorted({(list(QUANTITIES).index(row["quantity"]), row["n"]) for row in rows})
     for k, n in keys:
-        quantity = list(PEERS)[k]
+        quantity = list(QUANTITIES)[k]
         found = {row["peer"]: row for row in rows if (row["quantity"], row["n"]) == (quantity, n)}
         ours = found.get("mdsens")
         cells = [quantity, f"{n}"]
-        for peer in ("mdsens", "jax-md", "LAMMPS"):
+        for peer in shown:
             if peer not in found:
                 cells.append("")
                 continue
@@ -378,16 +260,20 @@ def table(rows):
             cells.append((f"{1e3 * seconds:.3g} ms" if seconds < 1.0 else f"{seconds:.1f} s") + times)
         cells.append("" if ours is None else f"{ours['peak_mb']:.0f} MB")
         lines.append("| " + " | ".join(cells) + " |")
+    speeds = [(row["n"], row["bytes_per_second"] / row["copy"]) for row in rows if "copy" in row]
+    if speeds:
+        each = ", ".join(f"{speed:.0%} (N = {n})" for n, speed in speeds)
+        lines += ["", f"Of the speed at which memory is copied, our products reach {each}."]
     return "\n".join(lines) + "\n"
 
 
 def figure(rows, path):
     import matplotlib.pyplot as plt
 
-    quantities = [quantity for quantity in PEERS if any(row["quantity"] == quantity for row in rows)]
+    quantities = [quantity for quantity in QUANTITIES if any(row["quantity"] == quantity for row in rows)]
     panels = len(quantities) + ("relax" in quantities)
     figure, axes = plt.subplots(1, panels, figsize=(3.2 * panels, 3.2), layout="constrained", squeeze=False)
-    colors = {"mdsens": "C0", "jax-md": "C1", "LAMMPS": "C2"}
+    colors = {peer: f"C{k}" for k, peer in enumerate(PEERS)}
 
     def line(axis, quantity, peer, key):
         chosen = sorted((row["n"], row[key]) for row in rows if (row["quantity"], row["peer"]) == (quantity, peer))
@@ -395,12 +281,12 @@ def figure(rows, path):
             axis.loglog(*zip(*chosen, strict=True), "o-", color=colors[peer], label=peer, markersize=4)
 
     for axis, quantity in zip(axes[0], quantities, strict=False):
-        for peer in PEERS[quantity]:
+        for peer in QUANTITIES[quantity]:
             line(axis, quantity, peer, "seconds")
         axis.set(title=quantity, xlabel="particles N", ylabel="seconds")
         axis.legend(frameon=False, fontsize=8)
     if "relax" in quantities:
-        for peer in PEERS["relax"]:
+        for peer in QUANTITIES["relax"]:
             line(axes[0, -1], "relax", peer, "peak_mb")
         axes[0, -1].set(title="peak memory, relax", xlabel="particles N", ylabel="MB")
     figure.savefig(path, dpi=150)
@@ -418,7 +304,7 @@ def main():
     parser.add_argument("-n", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--dim", type=int, default=2)
     parser.add_argument("--packing-fraction", type=float, default=0.95)
-    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--only", nargs="+", choices=list(QUANTITIES), default=list(QUANTITIES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="up to a thousand particles, one repeat")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results"))
@@ -434,8 +320,8 @@ def main():
                     [sys.executable, __file__, "--rest", json.dumps(dataclasses.asdict(case)), at_rest], check=True
                 )
             for quantity in options.only:
-                peers = [peer for peer in PEERS[quantity] if n <= LARGEST.get(peer, n)]
-                rows += [row for peer in peers if (row := measured(peer, quantity, case, at_rest))]
+                chosen = [peer for peer in QUANTITIES[quantity] if n <= LARGEST.get(peer, n)]
+                rows += [row for peer in chosen if (row := measured(peer, quantity, case, at_rest))]
     import jax
     import jax_md
 

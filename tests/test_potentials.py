@@ -198,3 +198,17 @@ def test_a_cutoff_may_be_a_number_without_an_array():
     potential = _broken(cutoff=lambda self, sigma: 1.5)
     rest = mdsens.Relaxation(tolerance=1e-6)(potential, mdsens.random_packing(16, packing_fraction=0.95))
     assert rest.converged
+
+
+def test_the_typical_stiffness_knows_unlike_pairs_and_contacts_that_just_begin():
+    class Contact(_Own):
+        def pair_energy(self, r, sigma):
+            return 0.5 * self.epsilon * (1.0 - r / sigma) ** 2 * (r < sigma)  # no curvature where they just touch
+
+    system = mdsens.random_packing(64, packing_fraction=0.98)
+    unlike = jnp.array([[0.1, 10.0], [10.0, 0.1]])
+    soft = mdsens.SoftSphere(epsilon=unlike)
+    assert float(soft.stiffness(system)) > 0.2 * 10.0 / 0.8**2
+    assert float(Contact(unlike).stiffness(system)) == pytest.approx(float(soft.stiffness(system)), rel=1e-12)
+    rest = mdsens.Relaxation(tolerance=1e-9, newton=None)(soft, system)
+    assert rest.steps < 8000  # measured by like pairs alone, steps are too long: no rest in 100000

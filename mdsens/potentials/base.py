@@ -79,8 +79,8 @@ class Potential(eqx.Module):
     def stiffness(self, system: System) -> Scalar:
         """A typical second derivative, energy per length², by which minimizers measure their steps.
 
-        Of a sum over pairs the geometric mean over the particles, each with its like; and so much of the largest
-        that steps measured by it are stable.
+        Of a sum over pairs the geometric mean over the particles, each with its like; and so much of the largest, that
+        of unlike species included, that steps measured by it are stable.
         """
         return jnp.asarray(1.0, system.positions.dtype)
 
@@ -135,8 +135,10 @@ class PairPotential(Potential):
         """
 
     def pair_stiffness(self, sigma: Scalar) -> Scalar:
-        """A typical φ''(r) of one pair; at r = σ, unless a class says better."""
-        return jax.grad(jax.grad(self.pair_energy))(sigma, sigma)
+        """A typical φ''(r) of one pair: at r = σ, a little within if it vanishes there, unless a class says better."""
+        bend = jax.grad(jax.grad(self.pair_energy))
+        touching = bend(sigma, sigma)
+        return jnp.where(touching == 0.0, bend(0.95 * sigma, sigma), touching)
 
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:
         pairs = self.pairs(system, neighbors)
@@ -144,11 +146,7 @@ class PairPotential(Potential):
 
     @eqx.filter_jit
     def reach(self, system: System) -> Scalar:
-        count = self._species_told_apart
-        species = system.species if count > 1 else jnp.zeros_like(system.species)
-        largest = jax.ops.segment_max(system.diameters, species, num_segments=count)
-        i, j = (k.ravel() for k in jnp.meshgrid(jnp.arange(count), jnp.arange(count)))
-        potential, axes, sigma = self.for_species(i, j, largest[i], largest[j])
+        potential, axes, sigma = self._of_species(system)
         return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
 
     @eqx.filter_jit
@@ -158,12 +156,29 @@ class PairPotential(Potential):
 
     @eqx.filter_jit
     def stiffness(self, system: System) -> Scalar:
-        potential, axes, sigma = self.for_particles(system, jnp.arange(system.n), jnp.arange(system.n))
-        like_pairs = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
-        stiff = jnp.isfinite(like_pairs) & (like_pairs > 0.0)
-        logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, like_pairs, 1.0)), 0.0)
+        like, unlike = (self._stiffness_of(*pairs) for pairs in (self._like(system), self._of_species(system)))
+        stiff = like > 0.0
+        logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, like, 1.0)), 0.0)
         typical = jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
-        return jnp.maximum(typical, STIFFEST * jnp.max(jnp.where(stiff, like_pairs, 0.0)))
+        return jnp.maximum(typical, STIFFEST * jnp.maximum(jnp.max(like), jnp.max(unlike)))
+
+    def _stiffness_of(self, potential: Self, axes: Self, sigma: Float[Array, " p"]) -> Float[Array, " p"]:
+        """Of pairs; zero where it is none."""
+        found = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
+        return jnp.where(jnp.isfinite(found), found, 0.0)
+
+    def _like(self, system: System) -> tuple[Self, Self, Array]:
+        """Every particle with its like."""
+        each = jnp.arange(system.n)
+        return self.for_particles(system, each, each)
+
+    def _of_species(self, system: System) -> tuple[Self, Self, Array]:
+        """Every species with every other, of the largest diameter that there is in each."""
+        count = self._species_told_apart
+        species = system.species if count > 1 else jnp.zeros_like(system.species)
+        largest = jax.ops.segment_max(system.diameters, species, num_segments=count)
+        i, j = (k.ravel() for k in jnp.meshgrid(jnp.arange(count), jnp.arange(count)))
+        return self.for_species(i, j, largest[i], largest[j])
 
     def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
         potential, axes, sigma = self.for_particles(system, i, j)
