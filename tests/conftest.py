@@ -1,4 +1,5 @@
 import functools
+import gc
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from mdsens.compiled import make_room
 from reference import ContactChanged, SoftSpheres
 
 jax.config.update("jax_enable_x64", True)
+gc.set_threshold(100_000, 50, 50)  # tracing makes so many objects that looking for cycles took a seventh of the time
 
 RELAX = mdsens.Relaxation(tolerance=1e-12)
 
