@@ -201,11 +201,11 @@ def main():
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     before = options.out.read_text().strip().split("\n\n")[1:] if options.out.exists() else []
-    tables = dict(zip(PARTS, before, strict=False))
+    tables = dict.fromkeys(PARTS, "Not measured.") | dict(zip(PARTS, before, strict=False))
     for name in options.only:
         tables[name] = "\n".join(PARTS[name](options.starts))
         told = f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, float64"
-        options.out.write_text("\n\n".join([told, *(tables[part] for part in PARTS if part in tables)]) + "\n")
+        options.out.write_text("\n\n".join([told, *tables.values()]) + "\n")
     print(options.out.read_text())
 
 

@@ -17,6 +17,8 @@ import jax
 import numpy as np
 
 import mdsens
+from mdsens.parameters import with_parameter
+from mdsens.system import minimum_image
 
 HERE = Path(__file__).parent
 WRT, TRUTH, START = "species-diameter:1", 0.6, 0.7
@@ -36,15 +38,11 @@ def by_trust_region(target):
 
 def between_contact_changes(target):
     """Least squares in one unknown, no step longer than to just beyond the first change."""
-    theta, small = START, np.asarray(target.species) == 1
-    box = np.diag(np.asarray(target.box))
-    relaxations, step = 0, np.inf
+    theta, relaxations, step = START, 0, np.inf
     while abs(step) > 1e-10 and relaxations < MOST:
-        system = target.replace(diameters=np.where(small, theta, np.asarray(target.diameters)))
-        rest, relaxations = RELAX(mdsens.SoftSphere(), system), relaxations + 1
+        rest, relaxations = RELAX(*with_parameter(WRT, theta, mdsens.SoftSphere(), target)), relaxations + 1
         slope = np.asarray(mdsens.sensitivity(rest, WRT).response)
-        off = np.array(rest.positions - target.positions)
-        off -= box * np.round(off / box)
+        off = np.asarray(minimum_image(rest.positions - target.positions, target.box))
         step = -np.sum(slope * (off - off.mean(0))) / np.sum(slope**2)
         holds = mdsens.validity(rest, WRT)
         theta += np.clip(step, 1.001 * holds.lower - 1e-9, 1.001 * holds.upper + 1e-9)

@@ -34,13 +34,24 @@ def in_a_loop(function, x, repeats):
     return {"first": first, "seconds": seconds / IN_LOOP}
 
 
-class JaxMD:
+class Peer:
+    def __init__(self, case, system):
+        self.case, self.system = case, system
+
+    def weights(self):
+        """Those of the positions in the loss whose gradient is measured."""
+        import jax.numpy as jnp
+
+        return jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))
+
+
+class JaxMD(Peer):
     def __init__(self, case, system):
         import jax
         import jax.numpy as jnp
         from jax_md import energy, partition, smap, space
 
-        self.case, self.system = case, system
+        super().__init__(case, system)
         box = jnp.diag(system.box)
         displacement, self.shift = space.periodic(box)
         largest = float(jnp.max(system.diameters))
@@ -101,7 +112,7 @@ class JaxMD:
         def run(most=100_000):
             neighbor = self.lists.allocate(self.x)
             state, steps, largest = init(self.x, neighbor=neighbor), 0, np.inf
-            while largest > 1e-10 and steps < most:
+            while largest > TOLERANCE and steps < most:
                 after, made, largest = leg(state, neighbor)
                 if made.did_buffer_overflow:
                     neighbor = self.lists.allocate(state.position)
@@ -127,7 +138,7 @@ class JaxMD:
         list_ = neighbors.sized(neighbors.automatic(potential, self.system), potential, self.system)
         loose = rattlers(potential, self.system, list_)
         modes = known_zero_modes(potential, self.system, list_.only(~loose), loose)
-        weights = modes.project(jnp.asarray(np.random.default_rng(0).normal(size=self.x.shape)))
+        weights = modes.project(self.weights())
 
         def product(v):
             return modes.project(self.hessian_product(modes.project(v)))
@@ -143,10 +154,7 @@ class JaxMD:
         return {"first": first, "seconds": seconds, "solver": "BiCGSTAB", **facts}
 
 
-class LAMMPS:
-    def __init__(self, case, system):
-        self.case, self.system = case, system
-
+class LAMMPS(Peer):
     def relax(self):
         sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
         from test_lammps import Run, load_lammps
@@ -154,7 +162,7 @@ class LAMMPS:
         run = Run(load_lammps(), self.case.start())
         run.command("min_style fire", "run 0")
         begin = time.perf_counter()
-        run.command("minimize 0.0 1e-10 100000 1000000")
+        run.command(f"minimize 0.0 {TOLERANCE} 100000 1000000")
         seconds = time.perf_counter() - begin
         largest = float(np.abs(run.gather("f")).max())
         return {
@@ -165,11 +173,8 @@ class LAMMPS:
         }
 
 
-class Unrolled:
+class Unrolled(Peer):
     """Reverse mode through the loop of jax-md's FIRE, as many steps as it takes: the relaxation is part of it."""
-
-    def __init__(self, case, system):
-        self.case, self.system = case, system
 
     def gradient(self):
         import jax
@@ -182,7 +187,7 @@ class Unrolled:
         fire = mdsens.JaxMDMinimizer(minimize.fire_descent)
         relax = mdsens.Unrolled(facts["steps"], fire)
         start, potential = self.case.start(), mdsens.SoftSphere()
-        weights = jnp.asarray(np.random.default_rng(0).normal(size=start.positions.shape))
+        weights = self.weights()
 
         @jax.jit
         @jax.grad
@@ -193,11 +198,8 @@ class Unrolled:
         return {"first": first, "seconds": seconds, "steps": facts["steps"], "checksum": float(jnp.linalg.norm(whole))}
 
 
-class FiniteDifferences:
+class FiniteDifferences(Peer):
     """Central ones, relaxed by ours from rest: one is measured, and counted as often as there are diameters."""
-
-    def __init__(self, case, system):
-        self.case, self.system = case, system
 
     def gradient(self):
         import jax.numpy as jnp
@@ -205,7 +207,7 @@ class FiniteDifferences:
         import mdsens
 
         relax, potential = mdsens.Relaxation(tolerance=1e-11), mdsens.SoftSphere()
-        weights = jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))
+        weights = self.weights()
 
         def loss(step):
             changed = self.system.diameters.at[0].add(step)
@@ -215,11 +217,8 @@ class FiniteDifferences:
         return {"first": first, "seconds": self.system.n * seconds}
 
 
-class ASE:
+class ASE(Peer):
     """ASE's FIRE with matscipy's pair potentials and neighbor lists; matscipy's Hessian."""
-
-    def __init__(self, case, system):
-        self.case, self.system = case, system
 
     def atoms(self, system):
         from matscipy.calculators.pair_potential import PairPotential

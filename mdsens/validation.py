@@ -151,10 +151,9 @@ def _check_functions(potential: PairPotential) -> None:
             found = eqx.filter_eval_shape(getattr(kind, name), of_a_pair, *arguments)
         except Exception as error:
             raise InvalidInput(f"{name} of {kind.__name__} cannot be computed for one pair: {_why(error)}") from error
-        if getattr(found, "shape", () if isinstance(found, int | float) else None) != ():
-            shown = (
-                "nothing" if found is None else f"an array {list(found.shape)}" if hasattr(found, "shape") else found
-            )
+        shape = () if isinstance(found, int | float) else getattr(found, "shape", None)
+        if shape != ():
+            shown = "nothing" if found is None else found if shape is None else f"an array {list(shape)}"
             raise InvalidInput(f"{name} of {kind.__name__} must return one number for one pair, and returns {shown}")
 
 
