@@ -21,7 +21,7 @@ from .hessian import Hessian, gradient
 from .linear_solvers import DENSE_UP_TO, PseudoInverse, projected, spectral_cut
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
-from .system import System
+from .system import System, largest_length
 from .zero_modes import ZeroModes
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ def _newton(matrix: Hessian, modes: ZeroModes, forces: Float[Array, "n d"], solv
     size = jnp.linalg.norm(forces)
     scale = jnp.where(size > 0.0, size, 1.0)
     return {
-        "distance": jnp.sqrt(jnp.max(jnp.sum(step**2, axis=-1))),
+        "distance": largest_length(step),
         "solve_residual": jnp.linalg.norm(modes.project(matrix.product(step) - forces)) / scale,
         "null_part": jnp.linalg.norm(forces - modes.project(forces)) / scale,
     }

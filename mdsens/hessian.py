@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
 from .potentials.base import Pairs
-from .system import System
+from .system import System, over_components
 
 Displacements = Float[Array, "n d"]
 
@@ -55,8 +55,8 @@ class PairHessian(Hessian):
     n: int = eqx.field(static=True)
 
     def product(self, u: Displacements) -> Displacements:
-        change = jnp.sum(self.blocks * (u[self.j] - u[self.i])[:, None, :], axis=-1)
-        return jnp.zeros_like(u).at[self.j].add(change).at[self.i].add(-change)
+        change = over_components(self.blocks * (u[self.j] - u[self.i])[:, None, :])
+        return jnp.zeros_like(u).at[self.j].add(change) - jnp.zeros_like(u).at[self.i].add(change)
 
     def dense(self) -> Float[Array, "n d n d"]:
         d = self.blocks.shape[-1]

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .errors import InvalidInput, NeighborOverflow
 from .potentials import PairPotential, Potential
-from .system import System, is_concrete, nearest_image, reciprocal
+from .system import System, is_concrete, largest_length, nearest_image, reciprocal
 
 ALL_PAIRS_UP_TO = 200
 """The size from which on a list is faster than all pairs; on two CPU cores they meet at about 100."""
@@ -158,7 +158,7 @@ class Neighbors(eqx.Module):
         """How far particles may still move; infinite for all pairs."""
         if isinstance(self.kind, AllPairs):
             return self.skin
-        moved = jnp.sqrt(jnp.max(jnp.sum((positions - self.reference) ** 2, axis=-1)))
+        moved = largest_length(positions - self.reference)
         return jnp.where(jnp.isnan(moved), 0.5 * self.skin, 0.5 * self.skin - moved)
 
     def worn(self, room: Float[Array, ""]) -> Bool[Array, ""]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .hessian import Displacements, Hessian, gradient, hessian
 from .neighbors import Neighbors
 from .potentials import Potential
-from .system import System
+from .system import System, largest, largest_length
 
 Scalar = Float[Array, ""]
 
@@ -61,7 +61,7 @@ class Finish(eqx.Module):
 
     @property
     def max_force(self) -> Scalar:
-        return jnp.max(jnp.abs(self.slope))
+        return largest(jnp.abs(self.slope))
 
     def given_up(self, newton: Newton) -> Bool[Array, ""]:
         hopeless = jnp.linalg.norm(self.slope) > 0.5 * self.before[0]
@@ -94,7 +94,7 @@ def finish(
         damping = newton.damping * jnp.sqrt(jnp.mean(run.slope**2)) / size
         brought = jnp.where(run.steps > 0, jnp.linalg.norm(run.slope) / run.before[-1], 1.0)
         move, products = _newton_step(matrix, run.slope, damping, jnp.clip(brought**POWER, *newton.residual))
-        longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
+        longest = largest_length(move)
         allowed = jnp.minimum(longest_move, list_.room(run.positions))
         move = move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
         x, slope, forces = _line_search(slope_at, run.positions, move, run.slope)
@@ -111,9 +111,9 @@ def finish(
         )
 
     slope = slope_at(system.positions)
-    largest, none = jnp.max(jnp.abs(slope)), jnp.asarray(0, jnp.int32)
+    begun_at, none = largest(jnp.abs(slope)), jnp.asarray(0, jnp.int32)
     before, worn = jnp.full(newton.patience, jnp.inf, size.dtype), list_.worn(list_.room(system.positions))
-    start = Finish(system.positions, slope, none, none, none, largest, before, worn, jnp.asarray(False))
+    start = Finish(system.positions, slope, none, none, none, begun_at, before, worn, jnp.asarray(False))
     return jax.lax.while_loop(go_on, step, start)
 
 

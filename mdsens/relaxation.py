@@ -26,7 +26,7 @@ from .neighbors import AllPairs, NeighborList, Neighbors
 from .newton import Newton
 from .potentials import Potential
 from .progress import Falling, watched
-from .system import System, is_concrete, reciprocal
+from .system import System, is_concrete, largest, largest_length, reciprocal
 
 MOST_STEPS_UNSEEN = 1000
 """Outside `jit` the host looks at least this often, and more often for large systems, whose steps take longer."""
@@ -630,7 +630,7 @@ def _tried(
 
 def off_the_saddle(system: System, curvature: Curvature) -> Float[Array, "n d"]:
     """The positions, off a saddle along its lowest curvature."""
-    longest = jnp.sqrt(jnp.max(jnp.sum(curvature.direction**2, axis=-1)))
+    longest = largest_length(curvature.direction)
     scale = PUSH * jnp.mean(system.diameters) / jnp.where(longest > 0.0, longest, 1.0)
     return system.positions + scale * curvature.direction
 
@@ -658,7 +658,7 @@ def steps_of(
         return -gradient(potential, system.replace(positions=x), list_)
 
     def shift(x: Array, move: Array, **_: Any) -> Array:
-        longest = jnp.sqrt(jnp.max(jnp.sum(move**2, axis=-1)))
+        longest = largest_length(move)
         allowed = jnp.minimum(LONGEST_MOVE * jnp.mean(system.diameters), room)
         return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
@@ -669,4 +669,4 @@ def _max_force(state: Any, potential: Potential, system: System, list_: Neighbor
     force = getattr(state, "force", None)
     if force is None:
         force = gradient(potential, system.replace(positions=position_of(state)), list_)
-    return jnp.max(jnp.abs(force))
+    return largest(jnp.abs(force))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
-from .system import System
+from .system import System, over_components
 
 Displacements = Float[Array, "n d"]
 
@@ -97,8 +97,9 @@ class ZeroModes(eqx.Module):
     def project(self, u: Displacements) -> Displacements:
         """The part of u that is orthogonal to all of them."""
         u = jnp.where(self.rattlers[:, None], 0.0, u)
-        along = jax.vmap(lambda motion: _inner(motion, u, self.cluster)[:, None] * motion)(self.rigid)
-        return u - jnp.sum(along, axis=0)
+        overlaps = jnp.stack([over_components(motion * u) for motion in self.rigid], axis=-1)
+        amounts = jax.ops.segment_sum(overlaps, self.cluster, self.cluster.size)[self.cluster]
+        return u - sum(amounts[:, k, None] * motion for k, motion in enumerate(self.rigid))
 
     @property
     def translations(self) -> Int[Array, ""]:
@@ -164,7 +165,7 @@ def _not_resisted(
 
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:
     """u·v over the cluster that a particle belongs to."""
-    return jax.ops.segment_sum(jnp.sum(u * v, axis=-1), cluster, cluster.size)[cluster]
+    return jax.ops.segment_sum(over_components(u * v), cluster, cluster.size)[cluster]
 
 
 def _orthonormal(

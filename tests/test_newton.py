@@ -52,13 +52,15 @@ def test_it_ends_where_the_minimizer_would_have():
 
 
 @pytest.mark.slow
-def test_near_jamming_it_arrives_in_a_fraction_of_the_steps():
-    start = settled(n=300, packing_fraction=0.86)
-    relax = mdsens.Relaxation(tolerance=1e-12)
-    both = relax(SPHERES, start)
-    assert np.abs(reference_of(both).gradient()).max() < 2e-12
-    given = dataclasses.replace(relax, newton=None, max_steps=int(1.5 * int(both.steps)), throw=False)
-    assert not bool(given(SPHERES, start).converged)
+def test_near_jamming_it_saves_a_fifth_of_the_steps():
+    relax, taken = mdsens.Relaxation(tolerance=1e-12), []
+    for seed in range(3):
+        start = settled(seed=seed, n=300, packing_fraction=0.86)
+        both, by_fire = relax(SPHERES, start), dataclasses.replace(relax, newton=None)(SPHERES, start)
+        assert np.abs(reference_of(both).gradient()).max() < 2e-12
+        assert float(both.energy) == pytest.approx(float(by_fire.energy), rel=1e-12)
+        taken.append((int(both.steps), int(by_fire.steps)))
+    assert sum(both for both, _ in taken) < 0.8 * sum(alone for _, alone in taken)
 
 
 def test_a_second_relaxation_of_that_size_compiles_nothing(compilations):

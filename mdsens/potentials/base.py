@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..system import System, minimum_image
+from ..system import System, minimum_image, over_components
 
 if TYPE_CHECKING:
     from ..neighbors import Neighbors
@@ -188,7 +188,7 @@ class PairPotential(Potential):
         """The listed pairs with all that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
         separation = separations(system, neighbors)
-        squared = jnp.sum(separation**2, axis=-1)
+        squared = over_components(separation**2)
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
         interacts = neighbors.valid & ~(squared >= cutoff**2)  # so that NaN is not mistaken for far apart
@@ -255,7 +255,8 @@ class Pairs(eqx.Module):
     def gradient(self, n: int) -> Float[Array, "n d"]:
         """The sum of ∂φ/∂x over the pairs, for n particles."""
         pull = (self.slope / self.distance)[:, None] * self.separation
-        return jnp.zeros((n, pull.shape[1]), pull.dtype).at[self.j].add(pull).at[self.i].add(-pull)
+        nothing = jnp.zeros((n, pull.shape[1]), pull.dtype)
+        return nothing.at[self.j].add(pull) - nothing.at[self.i].add(pull)  # each by a core of its own
 
     @property
     def force(self) -> Float[Array, " p"]:
@@ -265,6 +266,6 @@ class Pairs(eqx.Module):
     @property
     def gap(self) -> Float[Array, " p"]:
         """The distance between the particles minus their cutoff: negative where they interact."""
-        squared = jnp.sum(self.separation**2, axis=-1)
+        squared = over_components(self.separation**2)
         apart = squared > 0.0
         return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) - self.cutoff

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..system import System
+from ..system import System, over_components
 from .base import Potential, Scalar, parameter, separations
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class StillingerWeber(Potential):
 
     def energy(self, system: System, neighbors: Neighbors) -> Scalar:
         separation = separations(system, neighbors)
-        squared, reach = jnp.sum(separation**2, axis=-1), self.a * self.sigma
+        squared, reach = over_components(separation**2), self.a * self.sigma
         bonded = neighbors.valid & ~(squared >= reach**2)
         r = jnp.sqrt(jnp.where(bonded, squared, jax.lax.stop_gradient((0.9 * reach) ** 2)))
         pairs = jnp.sum(jnp.where(bonded, jax.vmap(self._pair)(r), 0.0))
