@@ -6,6 +6,8 @@ refinement: every solution is improved until the last correction says that it is
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +27,15 @@ from .system import System
 from .zero_modes import ZeroModes
 
 DENSE_UP_TO = 1200
-"""Degrees of freedom up to which the dense solver is chosen."""
+"""Degrees of freedom up to which the dense solver is chosen, where there are no sparse factors."""
+
+FACTORED_FROM = 240
+"""Degrees of freedom from which sparse factors are chosen, where they can be had: below, eigenvectors take less time
+than the second of compiling that factors take more.
+"""
+
+FACTORED_UP_TO = 12_000
+"""Particles up to which sparse factors are chosen in 3D, where they fill up; in 2D they always are."""
 
 DARK_FROM = 0.02
 """An eigenvalue between this fraction of the spectral cut and the cut itself is neither zero nor not."""
@@ -90,7 +100,8 @@ def minres(tolerance: float | None = None, max_steps: int | None = None) -> lx.A
 
 
 def cholesky() -> lx.AbstractLinearSolver:
-    """Sparse Cholesky factors (CHOLMOD): the fastest for large systems in 2D; on a CPU, in double precision.
+    """Sparse Cholesky factors (CHOLMOD): the fastest in 2D, and in 3D up to some 12000 particles and for many
+    right-hand sides; on a CPU, in double precision.
 
     For sums over pairs, at a minimum: where H is not positive, CHOLMOD's error is raised, even from within `jit`.
     """
@@ -98,16 +109,33 @@ def cholesky() -> lx.AbstractLinearSolver:
 
 
 def automatic(potential: Potential, system: System, definite: bool = True) -> lx.AbstractLinearSolver:
-    """Dense for small systems; beyond, sparse Cholesky factors where they can be had and win, in 2D, else MINRES.
+    """Sparse Cholesky factors where they can be had and win; else dense for small systems and MINRES beyond.
 
     `definite`: whether only minima are to be differentiated.
     """
-    if system.positions.size <= DENSE_UP_TO:
-        return dense()
-    on_cpu = jax.default_backend() == "cpu" and importlib.util.find_spec("sparsax") is not None
-    in_double = system.positions.dtype == jnp.float64
-    factored = system.dim == 2 and isinstance(potential, PairPotential) and on_cpu and in_double and definite
-    return cholesky() if factored else minres()
+    size = system.positions.size
+    if definite and size >= FACTORED_FROM and _factors_win(potential, system):
+        return cholesky()
+    return dense() if size <= DENSE_UP_TO else minres()
+
+
+def _factors_win(potential: Potential, system: System) -> bool:
+    """On a CPU, in double precision, for sums over pairs; in 3D up to a size, by a CHOLMOD that is fast."""
+    if not isinstance(potential, PairPotential) or system.positions.dtype != jnp.float64:
+        return False
+    if jax.default_backend() != "cpu" or importlib.util.find_spec("sparsax") is None:
+        return False
+    small = system.positions.size <= DENSE_UP_TO
+    return system.dim == 2 or small or (system.n <= FACTORED_UP_TO and _fast_cholmod())
+
+
+@functools.cache
+def _fast_cholmod() -> bool:
+    """Whether sparsax brings CHOLMOD 5 with OpenBLAS, as it does from 0.11 on (Python 3.12), not CHOLMOD 3 with ATLAS,
+    which takes eight times as long in 3D.
+    """
+    version = importlib.metadata.version("sparsax")
+    return tuple(int(part) for part in version.split(".")[:2]) >= (0, 11)
 
 
 def is_iterative(solver: lx.AbstractLinearSolver) -> bool:
@@ -192,12 +220,14 @@ def _inverted(
 
 
 class _Refinement(eqx.Module):
-    """Where an iterative refinement of A x = b - null stands, null being the part of b in the null space.
+    """Where an iterative refinement of A x = b - null stands, null being the part of b in the null space; `left` is
+    b - A x.
 
     `floppy` once there is such a part: then every other round purifies it.
     """
 
     x: Displacements
+    left: Displacements
     null: Displacements
     residual: Float[Array, ""]
     error: Float[Array, ""]
@@ -224,25 +254,26 @@ def _refined(
         return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
 
     def improve(run: _Refinement) -> _Refinement:
-        left = b - product(run.x)
-        wanted = jnp.where(run.purify, product(left), left - run.null)
+        wanted = jax.lax.cond(run.purify, product, lambda left: left - run.null, run.left)
         floor = 30.0 * eps * (1.0 + size(run.x))
         wanted = jnp.where(size(wanted) > floor, wanted, 0.0)
         found = invert(wanted, floor, run.floppy)
         failed = ~jnp.all(jnp.isfinite(found)) | (jnp.any(wanted) & ~jnp.any(found))
         found = jnp.where(failed, 0.0, found)
-        null = jnp.where(run.purify & ~failed, left - found, run.null)
+        null = jnp.where(run.purify & ~failed, run.left - found, run.null)
         x = _orthogonal(jnp.where(run.purify, run.x, run.x + found), null)
-        residual = size(b - null - product(x))
+        left = b - product(x)
+        residual = size(left - null)
         floppy = run.floppy | (residual > 1e3 * good)
-        x = jnp.where(floppy & ~run.floppy, 0.0, x)  # the first try has gone astray along a null part
+        astray = floppy & ~run.floppy  # the first try, along a null part
         error = size(found) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
-        error = jnp.where(run.purify | failed | (floppy & ~run.floppy), jnp.inf, error)
-        return _Refinement(x, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
+        error = jnp.where(run.purify | failed | astray, jnp.inf, error)
+        x, left = jnp.where(astray, 0.0, x), jnp.where(astray, b, left)
+        return _Refinement(x, left, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
 
     far, no = jnp.asarray(jnp.inf, b.dtype), jnp.asarray(False)
     nothing = jnp.zeros_like(b)
-    start = _Refinement(nothing, nothing, far, far, no, no, jnp.asarray(0, jnp.int32))
+    start = _Refinement(nothing, b, nothing, far, far, no, no, jnp.asarray(0, jnp.int32))
     run = jax.lax.while_loop(unfinished, improve, start)
     annihilated = size(product(run.null)) <= good * size(run.null)
     trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated

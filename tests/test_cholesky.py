@@ -75,12 +75,22 @@ def test_several_packings_at_once_have_each_their_own_response():
     np.testing.assert_allclose(factored, exact, atol=1e-8 * float(jnp.abs(exact).max()))
 
 
-def test_where_it_wins_it_is_chosen_and_agrees_with_minres():
+def test_it_is_chosen_where_it_wins(monkeypatch):
+    def chosen(n, dim=2, **options):
+        system = mdsens.random_packing(n, dim, packing_fraction=0.95, seed=0)
+        return isinstance(automatic(mdsens.SoftSphere(), system, **options), Cholesky)
+
+    monkeypatch.setattr(linear_solvers, "_fast_cholmod", lambda: False)
+    assert chosen(128) and chosen(20_000)
+    assert not chosen(32) and not chosen(128, definite=False)
+    assert chosen(400, dim=3) and not chosen(1000, dim=3)
+    monkeypatch.setattr(linear_solvers, "_fast_cholmod", lambda: True)
+    assert chosen(1000, dim=3) and not chosen(20_000, dim=3)
+
+
+def test_it_agrees_with_minres():
     rest = jammed(seed=0, n=700, packing_fraction=0.95)
     weights = jnp.asarray(np.random.default_rng(0).normal(size=rest.positions.shape))
-    assert isinstance(automatic(rest.potential, rest.system), Cholesky)
-    assert not isinstance(automatic(rest.potential, rest.system, definite=False), Cholesky)
-    assert not isinstance(automatic(rest.potential, jammed(seed=0, n=32).system), Cholesky)
     chosen, other = (
         jax.grad(lambda D, s=s: jnp.sum(weights * at_diameters(rest, s)(D)))(rest.system.diameters)
         for s in (None, linear_solvers.minres())
