@@ -224,7 +224,7 @@ class ASE(Peer):
         from matscipy.calculators.pair_potential import PairPotential
         from matscipy.calculators.pair_potential.calculator import CutoffInteraction
 
-        from mdsens.io import to_ase
+        from mdsens import to_ase
 
         class Harmonic(CutoffInteraction):
             def __call__(self, r, *_):

@@ -50,6 +50,7 @@ _HOME = {
     "design": "inverse_design",
     "fit": "fitting",
     "follow": "path",
+    "from_ase": "io",
     "independence": "inverse_design",
     "jam": "jamming",
     "load_study": "sweeps.results",
@@ -58,6 +59,7 @@ _HOME = {
     "read": "io",
     "relax_ensemble": "ensemble",
     "sensitivity": "response",
+    "to_ase": "io",
     "validity": "interval",
     "write": "io",
 }
@@ -82,7 +84,7 @@ if TYPE_CHECKING:
     from .fitting import Fit, Minibatches, Target, fit
     from .interval import Validity, validity
     from .inverse_design import Design, Independence, design, independence
-    from .io import read, write
+    from .io import from_ase, read, to_ase, write
     from .jamming import Jamming, jam
     from .minimizers import FIRE, GradientDescent, JaxMDMinimizer
     from .neighbors import AllPairs, NeighborList

@@ -31,8 +31,8 @@ def read(
 
     **Arguments:**
 
-    - `diameters`: one length, one per species, or one per particle, for files that hold none. In
-      extended XYZ they are looked for in the columns `diameters`, `diameter`, `radius` and `radii`.
+    - `diameters`: one length, one per species, or one per particle, for files that hold none, or instead of
+      theirs. In extended XYZ they are looked for in the columns `diameters`, `diameter`, `radius` and `radii`.
     - `dim`: 2 or 3; without it, a file whose particles all have the same z is two-dimensional.
     - `index`: which frame, the last by default. `format`: ASE's name of the format, if the file's
       name does not tell.
@@ -108,7 +108,7 @@ def format_to_write(path: Path) -> str:
 
 
 def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim: int | None = None) -> System:
-    """A System from ASE Atoms; the arguments are those of `read`."""
+    """A System from ASE Atoms; arguments, what counts as species, and `InvalidInput` are those of `read`."""
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
         raise InvalidInput("there are no particles in it")
@@ -131,7 +131,10 @@ def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim
 
 
 def to_ase(system: System) -> Atoms:
-    """ASE Atoms with the arrays `diameters`, `radius` and `species_id`; species k becomes element k + 1."""
+    """ASE Atoms with the arrays `diameters`, `radius` and `species_id`; species k becomes element k + 1.
+
+    In two dimensions they lie at z = 0, in a cell as high as the largest diameter.
+    """
     from ase import Atoms
 
     n, d = system.n, system.dim

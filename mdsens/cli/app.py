@@ -101,7 +101,10 @@ SolverOption = Annotated[LinearSolver, typer.Option("--linear-solver", help="The
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Of all arithmetic.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where it is computed.")]
 DiametersOption = Annotated[
-    str | None, typer.Option("--diameters", metavar="D,D,…", help="One per species, for files that hold none.")
+    str | None,
+    typer.Option(
+        "--diameters", metavar="D,D,…", help="One per species, where the file holds none, or instead of its own."
+    ),
 ]
 DimOption = Annotated[int | None, typer.Option("--dim", min=2, max=3, help="2 or 3, where the file does not tell.")]
 OneSidedOption = Annotated[
