@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
+from .errors import InvalidInput
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -51,6 +53,11 @@ def watched(
     `describe` makes of what the work tells what a bar shows.
     """
     if callback is not None:
+        if not callable(callback):
+            raise InvalidInput(
+                f"progress is a function that is told how far the work is, not {callback!r}; "
+                "mdsens.progress_bars(False) switches the bars off"
+            )
         yield callback
         return
     bar = None if _Bars.open or not _Bars.wanted else _bar_for(task)

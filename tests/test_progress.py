@@ -87,3 +87,8 @@ def test_the_way_of_a_force_is_logarithmic():
     falling = progress.Falling(1e-10)
     found = [falling(0, force)[0] for force in (1.0, 1e-5, 1e-4, 1e-12)]
     np.testing.assert_allclose(found, [0.0, 0.5, 0.5, 1.0])
+
+
+def test_what_is_no_function_is_refused_with_the_switch_for_bars(rest):
+    with pytest.raises(mdsens.InvalidInput, match=r"progress_bars\(False\)"):
+        mdsens.Relaxation(progress=False)(rest.potential, rest.system)
