@@ -29,9 +29,9 @@ from .zero_modes import ZeroModes
 DENSE_UP_TO = 1200
 """Degrees of freedom up to which the dense solver is chosen, where there are no sparse factors."""
 
-FACTORED_FROM = 240
-"""Degrees of freedom from which sparse factors are chosen, where they can be had: below, eigenvectors take less time
-than the second of compiling that factors take more.
+FACTORED_FROM = 500
+"""Degrees of freedom from which sparse factors are chosen, where they can be had: below, some hundred solves by
+eigenvectors take no longer than the seconds of compiling that factors take more.
 """
 
 FACTORED_UP_TO = 12_000

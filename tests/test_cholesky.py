@@ -81,8 +81,8 @@ def test_it_is_chosen_where_it_wins(monkeypatch):
         return isinstance(automatic(mdsens.SoftSphere(), system, **options), Cholesky)
 
     monkeypatch.setattr(linear_solvers, "_fast_cholmod", lambda: False)
-    assert chosen(128) and chosen(20_000)
-    assert not chosen(32) and not chosen(128, definite=False)
+    assert chosen(256) and chosen(20_000)
+    assert not chosen(128) and not chosen(256, definite=False)
     assert chosen(400, dim=3) and not chosen(1000, dim=3)
     monkeypatch.setattr(linear_solvers, "_fast_cholmod", lambda: True)
     assert chosen(1000, dim=3) and not chosen(20_000, dim=3)
