@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
-from .potentials.base import Pairs
+from .potentials.base import Pairs, at_both_ends
 from .system import System, over_components
 
 Displacements = Float[Array, "n d"]
@@ -56,7 +56,7 @@ class PairHessian(Hessian):
 
     def product(self, u: Displacements) -> Displacements:
         change = over_components(self.blocks * (u[self.j] - u[self.i])[:, None, :])
-        return jnp.zeros_like(u).at[self.j].add(change) - jnp.zeros_like(u).at[self.i].add(change)
+        return at_both_ends(self.i, self.j, change, self.n)
 
     def dense(self) -> Float[Array, "n d n d"]:
         d = self.blocks.shape[-1]

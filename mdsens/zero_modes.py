@@ -98,7 +98,7 @@ class ZeroModes(eqx.Module):
         """The part of u that is orthogonal to all of them."""
         u = jnp.where(self.rattlers[:, None], 0.0, u)
         overlaps = jnp.stack([over_components(motion * u) for motion in self.rigid], axis=-1)
-        amounts = jax.ops.segment_sum(overlaps, self.cluster, self.cluster.size)[self.cluster]
+        amounts = _over_clusters(overlaps, self.cluster)
         return u - sum(amounts[:, k, None] * motion for k, motion in enumerate(self.rigid))
 
     @property
@@ -165,7 +165,12 @@ def _not_resisted(
 
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:
     """u·v over the cluster that a particle belongs to."""
-    return jax.ops.segment_sum(over_components(u * v), cluster, cluster.size)[cluster]
+    return _over_clusters(over_components(u * v), cluster)
+
+
+def _over_clusters(x: Float[Array, "n *m"], cluster: Int[Array, " n"]) -> Float[Array, "n *m"]:
+    """For every particle the sum over the cluster that it belongs to."""
+    return jax.ops.segment_sum(x, cluster, cluster.size)[cluster]
 
 
 def _orthonormal(

@@ -219,6 +219,12 @@ class PairPotential(Potential):
         return max((leaf.shape[0] for leaf in jax.tree.leaves(self) if jnp.ndim(leaf) == 2), default=1)
 
 
+def at_both_ends(i: Int[Array, " p"], j: Int[Array, " p"], pull: Float[Array, "p d"], n: int) -> Float[Array, "n d"]:
+    """Of every pair the pull added at j and taken away at i; apart, which is faster than one after the other."""
+    nothing = jnp.zeros((n, pull.shape[1]), pull.dtype)
+    return nothing.at[j].add(pull) - nothing.at[i].add(pull)
+
+
 class Pairs(eqx.Module):
     """Pairs of particles: indices, separation x_j - x_i, distance, cutoff, σ, and whether they interact.
 
@@ -255,8 +261,7 @@ class Pairs(eqx.Module):
     def gradient(self, n: int) -> Float[Array, "n d"]:
         """The sum of ∂φ/∂x over the pairs, for n particles."""
         pull = (self.slope / self.distance)[:, None] * self.separation
-        nothing = jnp.zeros((n, pull.shape[1]), pull.dtype)
-        return nothing.at[self.j].add(pull) - nothing.at[self.i].add(pull)  # each by a core of its own
+        return at_both_ends(self.i, self.j, pull, n)
 
     @property
     def force(self) -> Float[Array, " p"]:
