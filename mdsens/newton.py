@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .hessian import Displacements, Hessian, gradient, hessian
+from .long_waves import amplifier
 from .neighbors import Neighbors
 from .potentials import Potential
 from .system import System, largest, largest_length
@@ -32,8 +33,9 @@ class Newton:
     more the last step brought (Eisenstat and Walker, SIAM J. Sci. Comput. 17, 16 (1996), their second choice);
     `damping`, in units of the root mean square of the forces over the diameter; `patience`, the steps within which the
     forces have to fall to a half, all together: a step along soft modes opens and closes contacts, whose forces the
-    next ones balance; `max_steps` of one try. A try that fails is forgotten, and the next one made where the minimizer
-    has brought the forces down to a hundredth.
+    next ones balance; `max_steps` of one try; `long_waves`, whether those of large periodic systems are hastened
+    (`mdsens.long_waves`). A try that fails is forgotten, and the next one made where the minimizer has brought the
+    forces down to a hundredth.
     """
 
     begin: float = 1e-6
@@ -41,6 +43,7 @@ class Newton:
     damping: float = 10.0
     patience: int = 6
     max_steps: int = 80
+    long_waves: bool = True
 
 
 class Finish(eqx.Module):
@@ -82,6 +85,7 @@ def finish(
     is larger than `highest`.
     """
     size = jnp.mean(system.diameters)
+    amplify = amplifier(system.replace(positions=list_.reference), newton.long_waves)
 
     def slope_at(x: Float[Array, "n d"]) -> Displacements:
         return gradient(potential, system.replace(positions=x), list_)
@@ -93,7 +97,7 @@ def finish(
         matrix = hessian(potential, system.replace(positions=run.positions), list_)
         damping = newton.damping * jnp.sqrt(jnp.mean(run.slope**2)) / size
         brought = jnp.where(run.steps > 0, jnp.linalg.norm(run.slope) / run.before[-1], 1.0)
-        move, products = _newton_step(matrix, run.slope, damping, jnp.clip(brought**POWER, *newton.residual))
+        move, products = _newton_step(matrix, run.slope, damping, jnp.clip(brought**POWER, *newton.residual), amplify)
         longest = largest_length(move)
         allowed = jnp.minimum(longest_move, list_.room(run.positions))
         move = move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
@@ -178,13 +182,21 @@ class _Krylov(eqx.Module):
 
 
 def _newton_step(
-    matrix: Hessian, slope: Displacements, damping: Scalar, residual: Scalar
+    matrix: Hessian,
+    slope: Displacements,
+    damping: Scalar,
+    residual: Scalar,
+    amplify: Callable[[Displacements], Displacements],
 ) -> tuple[Displacements, Int[Array, ""]]:
     """-(H + damping)⁻¹ slope, roughly, by conjugate gradients; until there is a direction of no curvature."""
     stiffness = matrix.site_stiffness()[:, None] + damping
     weight = 1.0 / jnp.where(stiffness > 1e-2 * matrix.scale(), stiffness, matrix.scale())
+    typical = jnp.mean(weight)
     enough = residual * jnp.linalg.norm(slope)
     most = 200 + int(10 * slope.size**0.5)
+
+    def precondition(rest: Displacements) -> Displacements:
+        return (weight - typical) * rest + typical * amplify(rest)
 
     def unfinished(run: _Krylov) -> Bool[Array, ""]:
         return (jnp.linalg.norm(run.residual) > enough) & (run.products < most) & (run.curvature > 0.0)
@@ -194,12 +206,12 @@ def _newton_step(
         curvature = jnp.sum(run.direction * bent)
         share = jnp.where(curvature > 0.0, run.along / jnp.where(curvature > 0.0, curvature, 1.0), 0.0)
         rest = run.residual - share * bent
-        scaled = weight * rest
+        scaled = precondition(rest)
         along = jnp.sum(rest * scaled)
         direction = scaled + along / run.along * run.direction
         return _Krylov(run.x + share * run.direction, rest, direction, along, curvature, run.products + 1)
 
-    first = -weight * slope
+    first = -precondition(slope)
     start = _Krylov(
         jnp.zeros_like(slope), -slope, first, -jnp.sum(slope * first), jnp.ones_like(damping), jnp.asarray(0, jnp.int32)
     )

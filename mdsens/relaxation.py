@@ -662,7 +662,7 @@ def steps_of(
         allowed = jnp.minimum(LONGEST_MOVE * jnp.mean(system.diameters), room)
         return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
-    return minimizer.build(force, shift, potential.stiffness(system))
+    return minimizer.build(force, shift, potential.stiffness(system), system.replace(positions=list_.reference))
 
 
 def _max_force(state: Any, potential: Potential, system: System, list_: Neighbors) -> Float[Array, ""]:

@@ -9,6 +9,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from ..system import System
+
 Positions = Float[Array, "n d"]
 ForceFunction = Callable[..., Positions]
 ShiftFunction = Callable[..., Positions]
@@ -20,7 +22,9 @@ class Minimizer(eqx.Module):
     """A recipe for steps downhill. Its fields are plain numbers: they choose the compiled program."""
 
     @abc.abstractmethod
-    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""], system: System
+    ) -> StepFunctions:
         """The pair (init, apply): the state at some positions, and the state one step later.
 
         `stiffness`, energy per length², is a typical second derivative of the pair potential; with
@@ -45,7 +49,9 @@ class JaxMDMinimizer(Minimizer):
         self.factory = factory
         self.options = tuple(sorted(options.items()))
 
-    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""], system: System
+    ) -> StepFunctions:
         return self.factory(force, shift, **dict(self.options))
 
 

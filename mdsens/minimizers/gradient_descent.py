@@ -5,6 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from ..system import System
 from .base import ForceFunction, Minimizer, ShiftFunction, StepFunctions
 
 
@@ -17,7 +18,9 @@ class GradientDescent(Minimizer):
 
     step_size: float = eqx.field(default=0.1, static=True)
 
-    def build(self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""]) -> StepFunctions:
+    def build(
+        self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""], system: System
+    ) -> StepFunctions:
         from jax_md.minimize import gradient_descent
 
         return gradient_descent(force, shift, step_size=self.step_size / stiffness)
