@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +51,10 @@ def read(
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        atoms = ase.io.read(path, index=index, format=format or _guess_format(path))
+        kind = format or _guess_format(path)
+        if kind in ("xyz", "extxyz"):
+            _check_counts(path)
+        atoms = ase.io.read(path, index=index, format=kind)
     except Exception as error:  # ASE's readers raise whatever their parsing runs into
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path} cannot be read: {reason}") from error
@@ -162,6 +167,18 @@ def _guess_format(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(2000)
     return "lammps-data" if b" xlo xhi" in head and b"atoms" in head else None
+
+
+def _check_counts(path: Path) -> None:
+    """That each frame has as many lines as its first one says: ASE counts up to that, be it a lifetime long."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not re.fullmatch(r"\s*\d+\s*", line):
+                return  # the end, or what ASE has a word for
+            promised, _comment = int(line), next(lines, None)
+            found = sum(1 for _ in itertools.islice(lines, min(promised, sys.maxsize)))
+            if found < promised:
+                raise ValueError(f"{promised:.7g} particles are promised, and there are lines for {found}")
 
 
 def _species(atoms: Atoms) -> np.ndarray:

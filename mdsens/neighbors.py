@@ -28,6 +28,9 @@ ALL_PAIRS_UP_TO = 200
 WORD = 32
 """Candidates told apart by the bits of one word."""
 
+AT_ONCE = 4
+"""Candidates looked at together."""
+
 
 WORN = 0.05
 """A list is made anew where particles may move no further than this fraction of its skin."""
@@ -337,7 +340,7 @@ class _Cells(eqx.Module):
 
 
 def _cells(system: System, width: Float[Array, ""]) -> _Cells:
-    x, n, d = system.positions, system.n, system.dim
+    x, n = system.positions, system.n
     if system.box is None:
         low, high = jnp.min(x, axis=0), jnp.max(x, axis=0)
         extent = high - low + width
@@ -346,14 +349,24 @@ def _cells(system: System, width: Float[Array, ""]) -> _Cells:
         extent = system.heights
         fractions = x @ reciprocal(system.box)
         fractions = fractions - jnp.floor(fractions)
-    most = 2 * math.ceil(n ** (1 / d))
-    shape = jnp.clip(jnp.floor(extent / width), 1, most).astype(jnp.int32)
+    shape = _grid(extent / width, n)
     home = jnp.minimum((fractions * shape).astype(jnp.int32), shape - 1)
     label = _Cells(jnp.arange(n), home, jnp.arange(1), shape).label(*home.T)
-    inhabitants = jnp.zeros(most**d, jnp.int32).at[label].add(1)
+    inhabitants = jnp.zeros(n, jnp.int32).at[label].add(1)
     first = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(inhabitants, dtype=jnp.int32)])
     order = _argsort(label)
     return _Cells(order, home[order], first, shape)
+
+
+def _grid(widths: Float[Array, " d"], most: int) -> Int[Array, " d"]:
+    """As many cells along each vector as it has widths, or fewer, so that there are at most so many in all."""
+    wanted = jnp.maximum(jnp.floor(widths), 1.0)
+    wanted = jnp.maximum(jnp.floor(wanted * jnp.minimum(1.0, (most / jnp.prod(wanted)) ** (1 / wanted.size))), 1.0)
+    shape, left = [], jnp.asarray(most, jnp.int32)
+    for cells in wanted:
+        shape.append(jnp.minimum(cells, left).astype(jnp.int32))
+        left = left // shape[-1]
+    return jnp.stack(shape)
 
 
 def _argsort(label: Int[Array, " n"]) -> Int[Array, " n"]:
@@ -420,20 +433,28 @@ def _close(
     """For every particle, in the order of the cells, which candidates of its rows are close: a bit for each."""
     ordered = system.in_order(cells.order)
     i = jnp.arange(system.n, dtype=jnp.int32)[:, None]
-    bits = jnp.arange(min(WORD, per_row), dtype=jnp.int32)
+    longest = jnp.minimum(jnp.max(rows.length, axis=1), per_row)
 
-    def word(row: _Row, chunk: Int[Array, ""]) -> Int[Array, " n"]:
-        k = WORD * chunk + bits
-        place = row.place(k)
-        listed = (k < row.length[:, None]) & (row.backward | (place > i))
-        j = jnp.clip(place, 0, system.n - 1)
-        separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.box)
-        reach = potential.cutoffs(ordered, jnp.broadcast_to(i, j.shape).ravel(), j.ravel()).reshape(j.shape) + skin
-        close = listed & (sum(part**2 for part in separation) < reach**2)
-        return jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
+    def word(row: _Row, most: Int[Array, ""], first: int) -> Int[Array, " n"]:
+        """Of the candidates from the first on as many as have a bit."""
 
-    chunks = jnp.arange(math.ceil(per_row / WORD), dtype=jnp.int32)
-    return jax.vmap(jax.vmap(word, (None, 0), 1), (0, None), 1)(rows, chunks)
+        def with_some(turn: Int[Array, ""], found: Int[Array, " n"]) -> Int[Array, " n"]:
+            bits = AT_ONCE * turn + jnp.arange(AT_ONCE, dtype=jnp.int32)
+            place = row.place(first + bits)
+            listed = (first + bits < row.length[:, None]) & (row.backward | (place > i))
+            j = jnp.clip(place, 0, system.n - 1)
+            separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.box)
+            reach = potential.cutoffs(ordered, jnp.broadcast_to(i, j.shape).ravel(), j.ravel()).reshape(j.shape) + skin
+            close = listed & (sum(part**2 for part in separation) < reach**2)
+            return found | jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
+
+        turns = (jnp.clip(most - first, 0, WORD) + AT_ONCE - 1) // AT_ONCE
+        return jax.lax.fori_loop(0, turns, with_some, jnp.zeros(system.n, jnp.uint32))
+
+    def words(row: tuple[_Row, Int[Array, ""]]) -> Int[Array, "n w"]:
+        return jnp.stack([word(*row, first) for first in range(0, per_row, WORD)], axis=1)
+
+    return jax.lax.map(words, (rows, longest)).swapaxes(0, 1)
 
 
 def _unpacked(
@@ -454,11 +475,15 @@ def _unpacked(
 
 
 def _nth_bit(word: Int[Array, " p"], n: Int[Array, " p"]) -> Int[Array, " p"]:
-    """The place of the n-th bit that is set, from zero on."""
-
-    def drop(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        word, left = carry
-        return jnp.where(left > 0, word & (word - 1), word), left - 1
-
-    word, _ = jax.lax.while_loop(lambda carry: jnp.any((carry[1] > 0) & (carry[0] != 0)), drop, (word, n))
-    return jax.lax.population_count((word & -word) - 1).astype(jnp.int32)
+    """The place of the n-th bit that is set, from zero on; by bisection."""
+    place = jnp.zeros_like(n)
+    for half in (16, 8, 4, 2, 1):
+        low = word & jnp.uint32(2**half - 1)
+        below = jax.lax.population_count(low).astype(n.dtype)
+        beyond = n >= below
+        n, word, place = (
+            n - jnp.where(beyond, below, 0),
+            jnp.where(beyond, word >> half, low),
+            place + jnp.where(beyond, half, 0),
+        )
+    return place

@@ -110,7 +110,14 @@ def test_other_formats_go_through_ase(tmp_path):
     [
         ("a.xyz", "2\n\nHe 0 0 0\nHe 1 1 1\n", {}, "holds no diameters"),
         ("a.xyz", "2\n\nHe 0 0 0\nHe 1 1 1\n", {"diameters": (1.0, 2.0, 3.0)}, "3 diameters were given for 1 species"),
-        ("a.xyz", "3\n\nHe 0 0 0\n", {"diameters": 1.0}, "cannot be read"),
+        (
+            "a.xyz",
+            "3\n\nHe 0 0 0\n",
+            {"diameters": 1.0},
+            "cannot be read: 3 particles are promised, and there are lines for 1",
+        ),
+        ("a.xyz", "1" * 30 + "\n\nHe 0 0 0\n", {"diameters": 1.0}, "cannot be read: 1.111111e.29 particles are"),
+        ("a.xyz", "1\n\nHe 0 0 0\n2\n\nHe 0 0 0\n", {"diameters": 1.0}, "2 particles are promised"),
         ("a.xyz", "not a file of particles", {"diameters": 1.0}, "cannot be read"),
         ("a.unknown", "\x00\x01\x02", {"diameters": 1.0}, "cannot be read"),
         ("a.extxyz", '1\nLattice="1 0 0 0 1 0 0 0 1" pbc="T F T"\nH 0 0 0\n', {"diameters": 1.0}, "some directions"),
