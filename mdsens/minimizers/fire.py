@@ -51,7 +51,6 @@ class FIRE(Minimizer):
     f_dec: float = eqx.field(default=0.5, static=True)
     alpha_start: float = eqx.field(default=0.1, static=True)
     f_alpha: float = eqx.field(default=0.99, static=True)
-
     long_waves: bool = eqx.field(default=True, static=True)
 
     def build(
