@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,15 +169,15 @@ def _guess_format(path: Path) -> str | None:
 
 
 def _check_counts(path: Path) -> None:
-    """That each frame has as many lines as its first one says: ASE counts up to that, be it a lifetime long."""
+    """That no frame has more particles than the file has bytes: ASE counts up to their number, be it for a lifetime."""
+    size = path.stat().st_size
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if not re.fullmatch(r"\s*\d+\s*", line):
                 return  # the end, or what ASE has a word for
-            promised, _comment = int(line), next(lines, None)
-            found = sum(1 for _ in itertools.islice(lines, min(promised, sys.maxsize)))
-            if found < promised:
-                raise ValueError(f"{promised:.7g} particles are promised, and there are lines for {found}")
+            if int(line) > size:
+                raise ValueError(f"it promises {int(line):.7g} particles and has {size} bytes")
+            next(itertools.islice(lines, 1 + int(line), 1 + int(line)), None)
 
 
 def _species(atoms: Atoms) -> np.ndarray:

@@ -349,10 +349,11 @@ def _cells(system: System, width: Float[Array, ""]) -> _Cells:
         extent = system.heights
         fractions = x @ reciprocal(system.box)
         fractions = fractions - jnp.floor(fractions)
-    shape = _grid(extent / width, n)
+    most = 2**system.dim * n  # so that in dilute systems, too, a row is three widths long
+    shape = _grid(extent / width, most)
     home = jnp.minimum((fractions * shape).astype(jnp.int32), shape - 1)
     label = _Cells(jnp.arange(n), home, jnp.arange(1), shape).label(*home.T)
-    inhabitants = jnp.zeros(n, jnp.int32).at[label].add(1)
+    inhabitants = jnp.zeros(most, jnp.int32).at[label].add(1)
     first = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(inhabitants, dtype=jnp.int32)])
     order = _argsort(label)
     return _Cells(order, home[order], first, shape)
@@ -435,7 +436,7 @@ def _close(
     i = jnp.arange(system.n, dtype=jnp.int32)[:, None]
     longest = jnp.minimum(jnp.max(rows.length, axis=1), per_row)
 
-    def word(row: _Row, most: Int[Array, ""], first: int) -> Int[Array, " n"]:
+    def word(row: _Row, most: Int[Array, ""], first: Int[Array, ""]) -> Int[Array, " n"]:
         """Of the candidates from the first on as many as have a bit."""
 
         def with_some(turn: Int[Array, ""], found: Int[Array, " n"]) -> Int[Array, " n"]:
@@ -451,10 +452,12 @@ def _close(
         turns = (jnp.clip(most - first, 0, WORD) + AT_ONCE - 1) // AT_ONCE
         return jax.lax.fori_loop(0, turns, with_some, jnp.zeros(system.n, jnp.uint32))
 
-    def words(row: tuple[_Row, Int[Array, ""]]) -> Int[Array, "n w"]:
-        return jnp.stack([word(*row, first) for first in range(0, per_row, WORD)], axis=1)
+    firsts = jnp.arange(0, per_row, WORD, dtype=jnp.int32)
 
-    return jax.lax.map(words, (rows, longest)).swapaxes(0, 1)
+    def words(row: tuple[_Row, Int[Array, ""]]) -> Int[Array, "w n"]:
+        return jax.lax.map(lambda first: word(*row, first), firsts)
+
+    return jnp.moveaxis(jax.lax.map(words, (rows, longest)), -1, 0)
 
 
 def _unpacked(

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,13 +42,17 @@ def test_it_is_symmetric_positive_and_leaves_the_mean_alone():
     np.testing.assert_allclose(jnp.mean(amplify(u), axis=0), jnp.mean(u, axis=0), atol=1e-7)
 
 
-def test_units_in_which_single_precision_ends_are_not_felt():
+@pytest.mark.parametrize("length", [2.0**-150, 1.0, 2.0**150])
+def test_units_in_which_single_precision_ends_are_not_felt(length):
     system = scattered(SQUARE)
+    system = system.replace(positions=system.positions * length, box=system.box * length)
     u = jnp.asarray(np.random.default_rng(0).normal(size=(system.n, 2)))
-    once = amplifier(system)(u)
+    once = amplifier(scattered(SQUARE))(u)
     for unit in (2.0**-200, 2.0**200):
-        np.testing.assert_allclose(amplifier(system)(u * unit) / unit, once, rtol=1e-12)
-    assert not np.any(amplifier(system)(jnp.zeros_like(u)))
+        np.testing.assert_allclose(amplifier(system)(u * unit) / unit, once, rtol=1e-6)
+    none, moved = jax.jvp(amplifier(system), (jnp.zeros_like(u),), (u,))
+    assert not np.any(none)
+    np.testing.assert_allclose(moved, once, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

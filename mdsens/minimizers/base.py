@@ -28,7 +28,8 @@ class Minimizer(eqx.Module):
         """The pair (init, apply): the state at some positions, and the state one step later.
 
         `stiffness`, energy per length², is a typical second derivative of the pair potential; with
-        it a minimizer measures its steps, so that they suit any units.
+        it a minimizer measures its steps, so that they suit any units. The positions in `system` are
+        those at which the list of neighbors was made, near the ones that the states have.
 
         A state is the positions themselves, or has them as `.position`; if it also has `.force`,
         that is taken to be the force at these positions.
