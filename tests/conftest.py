@@ -3,11 +3,10 @@ import gc
 import importlib.metadata
 import os
 
-QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
-    QUICK.append("--xla_cpu_use_fusion_emitters=false")
-if "MDSENS_OPTIMIZED" not in os.environ:  # three quarters of the time go into compiling: so it takes a third of it
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK])
+OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if "MDSENS_OPTIMIZED" not in os.environ and importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
+    # three quarters of the time go into compiling: so it takes half of it; with -O0, too, a derivative was NaN
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 
 import jax
 import numpy as np
