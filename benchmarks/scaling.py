@@ -251,14 +251,19 @@ def measured(peer, quantity, case, at_rest):
     return row
 
 
-def relaxed_from_many(peer, case, at_rest):
-    """Medians over the starts of seconds, steps and memory; the largest force that is left. None if one fails."""
-    cases = [dataclasses.replace(case, seed=case.seed + k) for k in range(STARTS if case.n < 50_000 else 1)]
-    rows = list(itertools.takewhile(bool, (measured(peer, "relax", case, at_rest) for case in cases)))
-    if len(rows) < len(cases):
+def over_starts(peer, quantity, case, at_rest):
+    """One measurement; of relaxations of up to 50000 particles the medians over `STARTS` starts of seconds, steps and
+    memory, and the largest force that is left. None if one fails.
+    """
+    many = STARTS if quantity == "relax" and case.n < 50_000 else 1
+    cases = (dataclasses.replace(case, seed=case.seed + k) for k in range(many))
+    rows = list(itertools.takewhile(bool, (measured(peer, quantity, case, at_rest) for case in cases)))
+    if len(rows) < many:
         return None
+    if many == 1:
+        return rows[0]
     middle = {key: statistics.median(row[key] for row in rows) for key in ("seconds", "steps", "peak_mb")}
-    return rows[0] | middle | {"max_force": max(row["max_force"] for row in rows), "starts": len(rows)}
+    return rows[0] | middle | {"max_force": max(row["max_force"] for row in rows), "starts": many}
 
 
 def kept(path, facts):
@@ -350,10 +355,7 @@ def main():
                 )
             for quantity in options.only:
                 chosen = [peer for peer in QUANTITIES[quantity] if n <= LARGEST.get((peer, quantity), n)]
-                for peer in chosen:
-                    many = quantity == "relax"
-                    row = relaxed_from_many(peer, case, at_rest) if many else measured(peer, quantity, case, at_rest)
-                    rows += [row] if row else []
+                rows += [row for peer in chosen if (row := over_starts(peer, quantity, case, at_rest))]
     import jax
     import jax_md
 

@@ -5,7 +5,7 @@ import os
 
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if "MDSENS_OPTIMIZED" not in os.environ and importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
-    # three quarters of the time go into compiling: so it takes half of it; with -O0, too, a derivative was NaN
+    # three quarters of the time go into compiling: so it takes two thirds of it; with -O0, too, a derivative was NaN
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 
 import jax

@@ -13,11 +13,10 @@ SQUARE = np.eye(2) * 60.0
 SKEWED = np.array([[80.0, 0.0], [30.0, 45.0]])
 
 
-def scattered(box, seed=0):
+def scattered(box):
     """A square lattice in the cell, so that waves are sums over a mesh, shuffled."""
-    m = LONG
-    fractions = (np.stack(np.meshgrid(*[np.arange(m)] * len(box)), axis=-1).reshape(-1, len(box)) + 0.5) / m
-    np.random.default_rng(seed).shuffle(fractions)
+    fractions = (np.stack(np.meshgrid(*[np.arange(LONG)] * len(box)), axis=-1).reshape(-1, len(box)) + 0.5) / LONG
+    np.random.default_rng(0).shuffle(fractions)
     return mdsens.System(positions=fractions @ box, diameters=np.ones(len(fractions)), box=box)
 
 

@@ -36,8 +36,8 @@ class FIRE(Minimizer):
     """The Fast Inertial Relaxation Engine of Bitzek et al. (Phys. Rev. Lett. 97, 170201 (2006)).
 
     Every particle has the same mass, the stiffness of the pair potential, so that the same numbers serve soft and hard
-    potentials. Where steps lead uphill again and again, as in a packing squeezed until it is stiffer than its
-    potential promised, the longest time step becomes shorter.
+    potentials; in large periodic systems long waves have less. Where steps lead uphill again and again, as in a packing
+    squeezed until it is stiffer than its potential promised, the longest time step becomes shorter.
 
     **Arguments:** `dt_start` and `dt_max`, the first and the longest time step, in units of
     (mass / stiffness)^½; the constants of the paper: N_min, f_inc, f_dec, α_start, f_α; and `long_waves`, whether those
