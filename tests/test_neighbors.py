@@ -183,13 +183,14 @@ def test_a_list_sized_beforehand_works_inside_jit():
 
 
 def test_a_loop_over_systems_of_one_shape_compiles_its_list_once(compilations):
-    potential, relax = mdsens.SoftSphere(), mdsens.Relaxation(tolerance=1e-6)
+    """Down to where each of them wants Newton's steps: one more program, which only the first that does may compile."""
+    potential, relax = mdsens.SoftSphere(), mdsens.Relaxation(tolerance=1e-10)
     systems = [mdsens.random_packing(300, packing_fraction=0.95, seed=s) for s in range(4)]
     relax(potential, systems[0])
     with compilations as counted:
         for system in systems[1:]:
             assert bool(relax(potential, system).converged)
-    assert counted.count == 0
+    assert counted.names == []
 
 
 def test_the_cell_must_be_twice_the_cutoff():
