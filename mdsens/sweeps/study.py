@@ -70,6 +70,7 @@ class SystemSection(Section):
     dim: Literal[2, 3] = 2
     diameters: Annotated[list[Positive], Field(min_length=1, max_length=1000)] | None = None
     packing_fraction: Annotated[FiniteFloat, Field(gt=0, le=10)] = 0.98
+    polydispersity: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
 
     @property
     def sizes(self) -> list[float]:
@@ -85,7 +86,7 @@ class SystemSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> SystemSection:
-        given = sorted(self.model_fields_set & {"n", "packing_fraction"})
+        given = sorted(self.model_fields_set & {"n", "packing_fraction", "polydispersity"})
         if self.files is not None and given:
             raise ValueError(f"packings from files have their own {' and '.join(given)}: leave that out")
         if self.files is None and self.n < len(self.sizes):
@@ -273,6 +274,8 @@ class Study(Section):
                 faults += _faults_of_sizes(varied, info.data.get("system"))
             if (name == "packing_fraction" or name.startswith("species-diameter:")) and min(values) <= 0:
                 faults.append(f"{name} must be positive, and {min(values):g} is not")
+            if name == "polydispersity" and not 0 <= min(values) <= max(values) <= 1:
+                faults.append("polydispersity must lie between 0 and 1")
         seeds = info.data.get("seeds", 1)
         tasks = sweep.points * (seeds if isinstance(seeds, int) else len(seeds))
         if tasks > MOST_TASKS:
@@ -290,7 +293,7 @@ class Study(Section):
         return compute
 
 
-STARTS = ("n", "packing_fraction", "pressure")
+STARTS = ("n", "packing_fraction", "polydispersity", "pressure")
 """What can vary, but is no parameter to respond to."""
 
 
@@ -306,7 +309,7 @@ def _variable(known: Mapping[str, Any]) -> Iterator[str]:
     """The parameters that can be varied, as far as the sections before are right."""
     system, potential = known.get("system"), known.get("potential")
     if system is None or system.files is None:
-        yield from ("n", "packing_fraction")
+        yield from ("n", "packing_fraction", "polydispersity")
     kinds = 100 if system is None or system.files is not None else len(system.sizes)
     yield from (f"species-diameter:{k}" for k in range(kinds))
     yield "pressure"

@@ -145,7 +145,8 @@ def _crowding(task: Task) -> float:
         return 0.0
     sizes, d = task.system["diameters"], task.system["dim"]
     volume = sum(size**d for size in sizes) / len(sizes) / task.system["packing_fraction"]
-    reaches = [(0.5 * (a + b) + 0.25 * max(sizes)) ** d for a in sizes for b in sizes]
+    largest = max(sizes) * math.exp(3.0 * task.system["polydispersity"])
+    reaches = [(0.5 * (a + b) + 0.25 * largest) ** d for a in sizes for b in sizes]
     return sum(reaches) / len(reaches) / volume
 
 
@@ -261,7 +262,9 @@ def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str,
         sizes = [kinds.get(f"species-diameter:{k}", size) for k, size in enumerate(study.system.sizes)]
         n, dim, periodic = varied.get("n", study.system.n), study.system.dim, True
         fraction = varied.get("packing_fraction", study.system.packing_fraction)
+        spread = varied.get("polydispersity", study.system.polydispersity)
         system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}
+        system |= {"polydispersity": spread}
     relaxation = shared["relaxation"] | {"pressure": varied.get("pressure", study.relaxation.pressure)}
     content = {**shared, "relaxation": relaxation, "system": system, "potential": potential, "format": FORMAT}
     matrices = tuple(len(value) if isinstance(value, list) else 0 for value in potential.values())
