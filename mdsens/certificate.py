@@ -90,11 +90,11 @@ class Certificate:
 
     @property
     def kind(self) -> str:
-        """`minimum`, `saddle`, `flat` where nothing is held, or `unknown` where the system is not at rest."""
+        """`minimum`, `saddle`, `flat` where nothing is held, or `unknown` where forces are left that hide it."""
         if not self.converged:
             return "unknown"
         if self.softest is None and self.minimum:
-            return "flat"
+            return "unknown" if self.marginal else "flat"
         return "minimum" if self.minimum else "saddle"
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Certificate:
             rows.append(("contacts", f"smallest overlap {self.smallest_overlap:.2g}{gap}, of the contact distance"))
         if self.marginal:
             pairs = _list([f"{i}-{j}" for i, j in self.marginal])
-            rows.append(("MARGINAL", f"{pairs} touch to within rounding: the response is one-sided"))
+            rows.append(("MARGINAL", f"{pairs} touch, or not, within the forces left: the response is one-sided"))
         if self.distance is not None:
             solve = f"solved to {self.solve_residual:.1g}, null part of the forces {self.null_part:.1g}"
             rows.append(("off the minimum", f"by {self.distance:.2g} at most ({solve})"))
@@ -144,7 +144,9 @@ class Certificate:
 
     def _verdict(self) -> str:
         if self.kind == "unknown":
-            return "none: the system is not at rest"
+            if not self.converged:
+                return "none: the system is not at rest"
+            return "not known: the forces left hide what holds the particles; relax to a smaller tolerance"
         if self.kind == "flat":
             return "flat: nothing is held, and positions respond to nothing"
         down = "" if self.negative is None else f"NOT a minimum: a saddle, with a curvature of {self.negative:.3g}"

@@ -13,6 +13,9 @@ from .potentials import PairPotential, Potential
 from .system import System
 from .zero_modes import force_left, rattlers
 
+DEEP = 1e-3
+"""An overlap, in units of the contact distance, that no rattler has: forces left that hide it are too large."""
+
 
 class Standing(eqx.Module):
     """Whether the response of a point at rest is defined: `rigid` where anything is held, `differentiable` where
@@ -21,8 +24,8 @@ class Standing(eqx.Module):
     `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
     touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
     the stiffness jumps: with and without them the response differs. So are contacts of a rattler that bear
-    more force than what is left of the net forces explains: it may be none. Of a potential that is no
-    sum over pairs no contacts are known.
+    more force than what is left of the net forces explains, or overlap deeply, at a tolerance that hides what they
+    bear: it may be none. Of a potential that is no sum over pairs no contacts are known.
     """
 
     rattlers: Bool[Array, " n"]
@@ -55,5 +58,5 @@ def _marginal(
     if not potential.contact:
         return jumps
     every = potential.pairs(system, neighbors)
-    doubtful = every.interacts & (loose[every.i] | loose[every.j]) & (every.force > 30.0 * left)
-    return jumps | doubtful
+    bears = (every.force > 30.0 * left) | ((every.force > 0.0) & (every.gap < -DEEP * every.cutoff))
+    return jumps | (every.interacts & (loose[every.i] | loose[every.j]) & bears)

@@ -211,6 +211,25 @@ def test_where_nothing_is_held_the_response_is_refused_and_that_of_the_energy_is
     assert float(slope.epsilon) == float(slope.alpha) == 0.0
 
 
+def test_forces_left_that_hide_what_holds_a_packing_are_not_taken_for_a_flat_energy():
+    start = jammed(n=32).system
+    shaken = start.replace(positions=start.positions + 2e-2 * jnp.cos(jnp.arange(64.0)).reshape(32, 2))
+    rest = mdsens.Relaxation(tolerance=1e-1)(SPHERES, shaken)
+    assert bool(rest.converged) and len(rest.certificate.rattlers) == 32
+    assert rest.certificate.kind == "unknown" and "smaller tolerance" in str(rest.certificate)
+    with pytest.raises(mdsens.NotDifferentiable, match="Relax to a smaller tolerance"):
+        mdsens.properties.bulk_modulus(rest)
+
+
+def test_soft_particles_whose_contacts_are_hidden_by_the_forces_left_are_not_taken_for_rattlers():
+    """The large ones are jammed by themselves; forces of 1e-10 hold the others between them."""
+    potential = mdsens.SoftSphere(epsilon=[[1.0, 1e-9], [1e-9, 1e-9]])
+    rest = mdsens.Relaxation(tolerance=1e-9)(potential, mdsens.random_packing(32, packing_fraction=1.3))
+    assert rest.certificate.rattlers and rest.certificate.marginal
+    with pytest.raises(mdsens.NotDifferentiable):
+        mdsens.sensitivity(rest, "species-diameter:0")
+
+
 def test_a_contact_within_rounding_of_touching_is_refused_by_name_unless_one_side_is_asked_for():
     rest, (i, j) = marginal()
     assert rest.certificate.marginal == ((i, j),) and "MARGINAL" in str(rest.certificate)
