@@ -1,10 +1,14 @@
-"""What JAX has compiled is let go before a process has as many pieces of memory as Linux allows."""
+"""What JAX has compiled: kept for the next process, and let go before one has more of it than Linux allows."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
+import os
+import platform
 import time
+from pathlib import Path
 
 import jax
 
@@ -13,6 +17,12 @@ MAPS_AT_MOST = 40_000
 
 BETWEEN = 1.0
 """Seconds between two looks."""
+
+KEPT = 500_000_000
+"""Bytes that a folder of compiled programs may hold; one shape has some 2 million."""
+
+WORTH_KEEPING = 0.02
+"""Seconds of compiling from which on a program is kept."""
 
 _next_look = 0.0
 
@@ -28,3 +38,37 @@ def make_room() -> None:
         if sum(1 for _ in maps) > MAPS_AT_MOST:
             jax.clear_caches()
             gc.collect()
+
+
+def remember(folder: Path) -> None:
+    """What is compiled from now on is kept in the folder, for processors of one kind together, and found there by other
+    processes; unless `JAX_COMPILATION_CACHE_DIR` says where else, or nothing can be written there.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    place = folder / _processor()
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK):
+            _let_go_of_the_oldest(folder)
+            jax.config.update("jax_compilation_cache_dir", str(place))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+
+
+def _processor() -> str:
+    """A name for all processors with the same instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return hashlib.sha256(flags.encode()).hexdigest()[:8]
+
+
+def _let_go_of_the_oldest(folder: Path) -> None:
+    """Beyond `KEPT` bytes."""
+    held, total = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file()], 0
+    for path, about in sorted(held, key=lambda each: each[1].st_mtime, reverse=True):
+        total += about.st_size
+        if total > KEPT:
+            path.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from mdsens.cli import main
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The command, in this process: its exit code and what it printed."""
+    monkeypatch.setattr("mdsens.cli.work.remember", lambda folder: None)  # it would be for all that comes after
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mdsens", *map(str, arguments)])
@@ -54,6 +56,21 @@ def test_demo_leaves_numbers_arrays_and_a_picture(run, tmp_path):
         assert file["positions"].attrs["unit"] == "length"
     assert (tmp_path / "out/sensitivity.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["result.h5", "sensitivity.png", "summary.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder for caches has another name")
+def test_a_second_command_finds_what_the_first_has_compiled(packing, tmp_path):
+    elsewhere = {"JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    kept = []
+    for name in ("one", "two"):
+        command = [sys.executable, "-m", "mdsens", "relax", packing, "-o", tmp_path / f"{name}.extxyz"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        kept.append(sorted(file.name for file in (tmp_path / "cache").rglob("*descend*")))
+    assert len(kept[0]) == 1 and kept[1] == kept[0]
+    assert (tmp_path / "one.extxyz").read_text() == (tmp_path / "two.extxyz").read_text()
 
 
 def test_relax_writes_a_packing_at_rest(run, packing, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -531,6 +532,7 @@ def _lengths(text: str | None) -> tuple[float, ...] | None:
 
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the computation failed, 2 the input cannot be meant."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns of its own settings in what it has compiled before
     try:
         app()
     except (InvalidInput, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:

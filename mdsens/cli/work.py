@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from platformdirs import user_cache_path
 
 import mdsens
 from mdsens import linear_solvers, minimizers, plotting, potentials
+from mdsens.compiled import remember
 from mdsens.errors import InvalidInput
 from mdsens.files import check_target, replacing
 from mdsens.io import format_to_write
@@ -71,8 +73,9 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
 
 
 def configure(options: Options) -> None:
-    """The precision and the device, before anything is computed."""
+    """The precision and the device, before anything is computed, and where what is compiled is kept."""
     jax.config.update("jax_enable_x64", options.precision is Precision.double)
+    remember(user_cache_path("mdsens", appauthor=False) / "compiled")
     if options.device is Device.auto:
         return
     jax.config.update("jax_platforms", {Device.cpu: "cpu", Device.gpu: "cuda"}[options.device])

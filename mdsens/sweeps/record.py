@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import resource
 import time
 from pathlib import Path
@@ -20,8 +17,10 @@ def compute_and_save(folder: Path, batch: Batch, k: int = 0) -> Outcome:
     """Never raises. Runs on device k, where there are several."""
     import jax
 
+    from ..compiled import remember
+
     jax.config.update("jax_enable_x64", True)
-    _remember_what_is_compiled(folder)
+    remember(folder / "compiled")
     device = jax.devices()[k % jax.device_count()]
     start = time.monotonic()
     try:
@@ -69,17 +68,3 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Failed to allocate")
     )
-
-
-def _remember_what_is_compiled(folder: Path) -> None:
-    """All workers, and the next run, find what one of them has compiled, on processors of one kind."""
-    import jax
-
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        kind = hashlib.sha256(flags.encode()).hexdigest()[:8]
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled" / kind))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
