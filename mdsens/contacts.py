@@ -11,10 +11,13 @@ from jaxtyping import Array, Bool, Float
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
-from .zero_modes import force_left, rattlers
+from .zero_modes import force_left, held_by, rattlers
 
 DEEP = 1e-3
 """An overlap, in units of the contact distance, that no rattler has: forces left that hide it are too large."""
+
+SHALLOW = 1e-5
+"""Nor does it overlap by so much, in units of the contact distance, with as many particles as could hold it."""
 
 
 class Standing(eqx.Module):
@@ -24,8 +27,8 @@ class Standing(eqx.Module):
     `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
     touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
     the stiffness jumps: with and without them the response differs. So are contacts of a rattler that bear
-    more force than what is left of the net forces explains, or overlap deeply, at a tolerance that hides what they
-    bear: it may be none. Of a potential that is no sum over pairs no contacts are known.
+    more force than what is left of the net forces explains, or overlap deeply, or are as many as could hold it, at a
+    tolerance that hides what they bear: it may be none. Of a potential that is no sum over pairs no contacts are known.
     """
 
     rattlers: Bool[Array, " n"]
@@ -58,5 +61,9 @@ def _marginal(
     if not potential.contact:
         return jumps
     every = potential.pairs(system, neighbors)
-    bears = (every.force > 30.0 * left) | ((every.force > 0.0) & (every.gap < -DEEP * every.cutoff))
-    return jumps | (every.interacts & (loose[every.i] | loose[every.j]) & bears)
+    repels = every.interacts & (every.force > 0.0)
+    overlaps = repels & (every.gap < -SHALLOW * every.cutoff)
+    caged = held_by(overlaps, every.i, every.j, system.dim + 1, jnp.zeros_like(loose))
+    bears = (every.force > 30.0 * left) | (every.gap < -DEEP * every.cutoff)
+    bears = bears | (overlaps & caged[every.i] & caged[every.j])
+    return jumps | (repels & (loose[every.i] | loose[every.j]) & bears)

@@ -36,15 +36,24 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
         counts, needed = force > 30.0 * left, system.dim + 1
         bears_force = _touched(force > 300.0 * left, pairs.i, pairs.j, system.n) > 0
 
+    return ~held_by(counts, pairs.i, pairs.j, needed, bears_force)
+
+
+def held_by(
+    counts: Bool[Array, " p"], i: Int[Array, " p"], j: Int[Array, " p"], needed: int, spared: Bool[Array, " n"]
+) -> Bool[Array, " n"]:
+    """The particles left when, one after another, those with fewer of these contacts than are needed have been taken
+    away, but for the spared.
+    """
+
     def shed(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         held, _ = carry
-        contacts = _touched(counts & held[pairs.i] & held[pairs.j], pairs.i, pairs.j, system.n)
-        still = held & ((contacts >= needed) | bears_force)
+        contacts = _touched(counts & held[i] & held[j], i, j, held.size)
+        still = held & ((contacts >= needed) | spared)
         return still, jnp.any(still != held)
 
-    everyone = (jnp.ones(system.n, bool), jnp.asarray(True))
-    held, _ = jax.lax.while_loop(lambda carry: carry[1], shed, everyone)
-    return ~held
+    everyone = (jnp.ones(spared.shape, bool), jnp.asarray(True))
+    return jax.lax.while_loop(lambda carry: carry[1], shed, everyone)[0]
 
 
 def force_left(potential: PairPotential, system: System, neighbors: Neighbors) -> Float[Array, ""]:

@@ -221,6 +221,23 @@ def test_forces_left_that_hide_what_holds_a_packing_are_not_taken_for_a_flat_ene
         mdsens.properties.bulk_modulus(rest)
 
 
+def test_soft_contacts_that_bear_less_than_the_forces_left_are_not_taken_for_none():
+    """A crystal of quartic disks, each squeezed by 3e-4: forces of 3e-11."""
+    spacing, k = 1.0 - 3e-4, np.arange(16)
+    row = np.array([0.0, np.sqrt(0.75)])
+    x = spacing * (np.stack([k % 4 + 0.5 * (k // 4 % 2), 0.0 * k], axis=1) + (k // 4)[:, None] * row)
+    crystal = mdsens.System(
+        x + 1e-6 * np.sin(np.arange(32.0)).reshape(16, 2), spacing * np.diag([4.0, np.sqrt(12)]), 1.0
+    )
+    rest = mdsens.Relaxation(tolerance=1e-10)(mdsens.SoftSphere(alpha=4.0), crystal)
+    assert len(rest.certificate.rattlers) == 16 and rest.certificate.kind == "unknown"
+    with pytest.raises(mdsens.NotDifferentiable):
+        mdsens.properties.bulk_modulus(rest)
+    finer = mdsens.Relaxation(tolerance=1e-16)(mdsens.SoftSphere(alpha=4.0), crystal)
+    # E = (3/4)(1 - a)⁴ for each, ρ = 2/(√3 a²): K = ρ a²/4 d²E/da², a → 1
+    assert float(mdsens.properties.bulk_modulus(finer)) == pytest.approx(9 * 9e-8 / (2 * np.sqrt(3)), rel=1e-2)
+
+
 def test_soft_particles_whose_contacts_are_hidden_by_the_forces_left_are_not_taken_for_rattlers():
     """The large ones are jammed by themselves; forces of 1e-10 hold the others between them."""
     potential = mdsens.SoftSphere(epsilon=[[1.0, 1e-9], [1e-9, 1e-9]])
