@@ -17,8 +17,13 @@ from .errors import InvalidInput
 from .potentials import Potential
 from .system import System, is_concrete
 
-MOST_ROUNDS = 100
+MOST_ROUNDS = 500
 """Of relaxations in a fixed cell."""
+
+LOWER, SETTLED = 0.1, 0.01
+"""A pressure far below that of the start is gone down to by this factor at a time, until the stress is off by no more
+than this part of it: packings that bear little are found in few strains only from others nearby.
+"""
 
 FIRST_STRAIN, LONGEST_STRAIN = 0.02, 0.1
 """How far a cell is strained at once."""
@@ -28,7 +33,8 @@ Found = tuple[Any, Curvature, Int[Array, ""]]
 
 
 class Cell(eqx.Module):
-    """A system at rest in a cell: how its enthalpy E + pV changes with the strain of the cell, to second order.
+    """A system at rest in a cell: how its enthalpy E + pV changes with the strain of the cell, to second order, at the
+    `pressure` that is wanted, or one on the way there.
 
     `error` is the largest deviation of the stress from the pressure, of the components that are free. `longest` is
     how far the cell may be strained next, `rounds` and `steps` what was done so far.
@@ -64,31 +70,34 @@ def find(
     """Newton's method in the strain of the cell, the particles relaxed at each, until the stress is off by no more
     than `allowed`; no step raises the enthalpy.
 
-    Where nothing is held, as below jamming, the cell is compressed.
+    Where nothing is held, as below jamming, the cell is compressed. From high pressures it goes down by and by.
     """
     if system.box is None:
         raise InvalidInput("a system with open boundaries has no cell to relax at constant pressure")
     rule = dataclasses.replace(rule, strict=False, one_sided=True)
 
-    def look(system: System, longest: Array, rounds: Array, steps: Array) -> Cell:
+    def look(system: System, pressure: Array, longest: Array, rounds: Array, steps: Array) -> Cell:
         found = to_rest(potential, system)
         return _cell(found, potential, system, rule, pressure, longest, rounds, steps)
 
     def unfinished(cell: Cell) -> Bool[Array, ""]:
-        return (cell.error > allowed) & (cell.rounds < MOST_ROUNDS) & (cell.longest > 1e-14)
+        there = (cell.error <= allowed) & (cell.pressure == pressure)
+        return ~there & (cell.rounds < MOST_ROUNDS) & (cell.longest > 1e-14)
 
     def strain_further(cell: Cell) -> Cell:
+        cell = _lowered(cell, pressure, allowed, rule)
         strain, strained = _strained(cell, rule)
-        after = look(strained, cell.longest, cell.rounds + 1, cell.steps)
+        after = look(strained, cell.pressure, cell.longest, cell.rounds + 1, cell.steps)
         return _better(cell, after, strain)
 
     none = jnp.asarray(0, jnp.int32)
-    cell = look(system, jnp.asarray(FIRST_STRAIN, system.positions.dtype), none, none)
+    cell = look(system, pressure, jnp.asarray(FIRST_STRAIN, system.positions.dtype), none, none)
+    cell = _from_above(cell, rule)
     if not is_concrete((potential, system, pressure)):
-        return jax.lax.while_loop(unfinished, strain_further, cell)
+        return _under(jax.lax.while_loop(unfinished, strain_further, cell), pressure, rule)
     while bool(unfinished(cell)):
         cell = strain_further(cell)
-    return cell
+    return _under(cell, pressure, rule)
 
 
 @eqx.filter_jit
@@ -107,13 +116,48 @@ def _cell(
     slope = implicit.enthalpy_slope(here, potential, end.neighbors, rule, pressure)
     stiffness = implicit.enthalpy_stiffness(here, potential, end.neighbors, rule, curvature.lowest, pressure)
     enthalpy = potential.energy(here, end.neighbors) + pressure * here.volume
-    basis = rule.strains(system.dim)
-    size = jnp.einsum("mab,mab->m", basis, basis)  # of an isotropic strain, d
-    error = jnp.max(jnp.abs(slope / size)) / here.volume
     sound = jnp.all(jnp.isfinite(stiffness))
     stiffness = jnp.where(sound, stiffness, 0.0)
-    done = longest, rounds, steps + end.steps
+    error, done = _off(slope, here, rule), (longest, rounds, steps + end.steps)
     return Cell(here, pressure, end, curvature, escapes, enthalpy, slope, stiffness, error, *done)
+
+
+def _off(slope: Float[Array, " m"], system: System, rule: implicit.Rule) -> Float[Array, ""]:
+    """The largest deviation of the stress from the pressure."""
+    basis = rule.strains(system.dim)
+    size = jnp.einsum("mab,mab->m", basis, basis)  # of an isotropic strain, d
+    return jnp.max(jnp.abs(slope / size)) / system.volume
+
+
+@eqx.filter_jit
+def _from_above(cell: Cell, rule: implicit.Rule) -> Cell:
+    """The cell under the first pressure on the way down from its own."""
+    traces = implicit.of_volume(rule, cell.system.dim)[0]
+    own = cell.pressure - traces @ cell.slope / (traces @ traces * cell.system.volume)
+    return _under(cell, _next(cell.pressure, own), rule)
+
+
+@eqx.filter_jit
+def _lowered(cell: Cell, wanted: Float[Array, ""], allowed: Float[Array, ""], rule: implicit.Rule) -> Cell:
+    """The cell under the next pressure on the way down, where it has settled under this one."""
+    settled = cell.error <= jnp.maximum(SETTLED * cell.pressure, allowed)
+    return _under(cell, jnp.where(settled, _next(wanted, cell.pressure), cell.pressure), rule)
+
+
+def _next(wanted: Float[Array, ""], pressure: Float[Array, ""]) -> Float[Array, ""]:
+    """On the way from a pressure to the one wanted, which is gone to at once where it is higher, or none."""
+    return jnp.where(wanted > 0.0, jnp.maximum(wanted, LOWER * pressure), wanted)
+
+
+@eqx.filter_jit
+def _under(cell: Cell, pressure: Float[Array, ""], rule: implicit.Rule) -> Cell:
+    """The same cell under another pressure."""
+    more = (pressure - cell.pressure) * cell.system.volume
+    first, second = implicit.of_volume(rule, cell.system.dim)
+    slope = cell.slope + more * first
+    changed = pressure, cell.enthalpy + more, slope, cell.stiffness + more * second, _off(slope, cell.system, rule)
+    parts = lambda cell: (cell.pressure, cell.enthalpy, cell.slope, cell.stiffness, cell.error)  # noqa: E731
+    return eqx.tree_at(parts, cell, changed)
 
 
 @eqx.filter_jit

@@ -150,11 +150,16 @@ def enthalpy_stiffness(
 ) -> Float[Array, "m m"]:
     """∂²(E + pV)/∂ε², the particles at rest, for the same strains."""
     basis, amounts = rule.strains(system.dim), symmetric_strains(system.dim)[1]
-    traces = np.einsum("maa->m", basis)
-    of_volume = np.outer(traces, traces) - np.einsum("mab,nba->mn", basis, basis)
     each = np.stack([[k[amounts == m].sum() for m in range(amounts.max() + 1)] for k in basis])
     relaxed, _ = strain_stiffness(system, potential, neighbors, rule, softest)
-    return each @ relaxed @ each.T + pressure * system.volume * of_volume
+    return each @ relaxed @ each.T + pressure * system.volume * of_volume(rule, system.dim)[1]
+
+
+def of_volume(rule: Rule, d: int) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
+    """The first and second derivatives of the volume by the strains, over the volume."""
+    basis = rule.strains(d)
+    traces = np.einsum("maa->m", basis)
+    return traces, np.outer(traces, traces) - np.einsum("mab,nba->mn", basis, basis)
 
 
 class Held(eqx.Module):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from conftest import jammed
+from conftest import jammed, reference_of
 from mdsens import properties
 
 SOFT = mdsens.SoftSphere()
@@ -27,6 +27,18 @@ def test_the_pressure_is_held(dim, packing_fraction, pressure, cell):
         np.testing.assert_allclose(stress, -pressure * np.eye(dim), atol=1e-10)
     assert float(rest.pressure_error) < 1e-10 and bool(rest.minimum)
     assert rest.certificate.pressure == pressure and "pressure" in str(rest.certificate)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_packing_that_hardly_bears_a_pressure_is_found_in_a_cell_free_to_shear(seed):
+    """From a packing at ten thousand times that pressure."""
+    rest = at(1e-6, "full")(SOFT, mdsens.random_packing(32, packing_fraction=0.87, seed=seed))
+    stress = reference_of(rest).stress()
+    np.testing.assert_allclose(stress, -1e-6 * np.eye(2), atol=1e-11)
+    assert bool(rest.minimum)
+    # isostatic, but for the contacts that keep the shape of the cell: Dagois-Bohy et al., PRL 109, 095703 (2012)
+    held = 32 - len(rest.certificate.rattlers)
+    assert 2 * (held - 1) + 3 <= round(0.5 * rest.certificate.contact_number * held) <= 2 * (held - 1) + 5
 
 
 def test_the_volume_falls_with_pressure_as_the_bulk_modulus_says():
