@@ -16,6 +16,7 @@ from .system import System, over_components
 Displacements = Float[Array, "n d"]
 
 
+@eqx.filter_jit
 def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool[Array, " n"]:
     """Particles that nothing holds, found recursively.
 

@@ -47,7 +47,7 @@ def _draw_measured(ax: Axes, table: Any, name: str, varying: list[str], grid: bo
     unit = "Σ|∂x/∂θ|" if name.startswith("response") else UNITS.get(name, "")
     ax.set_title(name, fontsize=10)
     ax.set_ylabel(unit, fontsize=9)
-    ax.tick_params(labelsize=8)
+    ax.tick_params(labelsize=8, which="both")
     if not varying:
         ax.hist(table[name].dropna(), bins="auto", color=COLORS[0], edgecolor=EDGES[0])
         ax.set(xlabel=unit, ylabel="packings")
