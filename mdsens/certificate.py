@@ -169,27 +169,28 @@ def _list(items: Any) -> str:
 def certify(equilibrium: Equilibrium, thorough: bool = False) -> Certificate:
     """The certificate of an equilibrium; concrete arrays only."""
     equilibrium = equilibrium.frozen
-    system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.neighbors
-    found = _seen(potential, system, neighbors, equilibrium.curvature, equilibrium.max_force, equilibrium.rule)
+    system, potential, close = equilibrium.system, equilibrium.potential, equilibrium.close
+    held = implicit.hold(system, potential, close, equilibrium.rule.solver, equilibrium.curvature)
+    found = _seen(potential, system, equilibrium.neighbors, equilibrium.max_force, held)
     more: dict[str, Any] = {}
     if thorough:
-        newton = _newton(found.matrix, found.modes, gradient(potential, system, neighbors), equilibrium.rule.solver)
+        newton = _newton(found.matrix, found.modes, gradient(potential, system, close), equilibrium.rule.solver)
         more = {key: float(value) for key, value in newton.items()}
-    return certificate_of(equilibrium, found, neighbors, thorough, more)
+    return certificate_of(equilibrium, found, thorough, more)
 
 
 def certificate_of(
     equilibrium: Equilibrium,
     found: Evidence,
-    neighbors: Neighbors,
     thorough: bool = False,
     more: dict[str, Any] | None = None,
 ) -> Certificate:
-    """The certificate that evidence on these pairs makes."""
+    """The certificate that evidence makes, of what holds the equilibrium by its `close` pairs."""
     facts = _spectrum(found, equilibrium.rule, thorough) | _contacts(
         found, equilibrium.potential, equilibrium.system.dim
     )
     loose, marginal = np.asarray(found.standing.rattlers), np.flatnonzero(found.standing.marginal)
+    close = equilibrium.close
     return Certificate(
         converged=bool(equilibrium.converged),
         max_force=float(equilibrium.max_force),
@@ -203,7 +204,7 @@ def certificate_of(
         rattlers=tuple(np.flatnonzero(loose).tolist()),
         pressure=None if equilibrium.pressure is None else float(equilibrium.pressure),
         pressure_error=None if equilibrium.pressure_error is None else float(equilibrium.pressure_error),
-        marginal=tuple((int(neighbors.i[k]), int(neighbors.j[k])) for k in marginal),
+        marginal=tuple((int(close.i[k]), int(close.j[k])) for k in marginal),
         **facts,
         **(more or {}),
     )
@@ -227,26 +228,13 @@ class Evidence(eqx.Module):
     contacts: dict[str, Array] | None
 
 
-@eqx.filter_jit
-def _seen(
-    potential: Potential,
-    system: System,
-    neighbors: Neighbors,
-    softest: Float[Array, ""],
-    max_force: Float[Array, ""],
-    rule: implicit.Rule,
-) -> Evidence:
-    held = implicit.hold(system, potential, neighbors, rule, softest)
-    return evidence(potential, system, neighbors, max_force, held)
-
-
 def evidence(
     potential: Potential, system: System, neighbors: Neighbors, max_force: Float[Array, ""], held: implicit.Held
 ) -> Evidence:
-    """Traced: what a certificate says, given what holds the system."""
+    """Traced: what a certificate says, given what holds the system, and pairs, of which it finds the smallest gap."""
     modes, contacts = held.modes, None
     if isinstance(potential, PairPotential):
-        pairs = potential.pairs(system, held.backbone)
+        pairs = potential.pairs(system, neighbors.only(~held.standing.rattlers))
         contacts = {
             "touching": pairs.interacts,
             "listed": pairs.listed,
@@ -264,9 +252,12 @@ def evidence(
         noise=10.0 * max_force / jnp.mean(system.diameters),
         rounding=1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system),
         curvatures=_curvatures(held) if small else None,
-        bounds=None if small else lowest_curvature(potential, system, neighbors, max_force),
+        bounds=None if small else lowest_curvature(potential, system, held.backbone, max_force),
         contacts=contacts,
     )
+
+
+_seen = eqx.filter_jit(evidence)
 
 
 def _curvatures(held: implicit.Held) -> Float[Array, " k"]:

@@ -40,6 +40,13 @@ def make_room() -> None:
             gc.collect()
 
 
+def by_the_host() -> contextlib.AbstractContextManager[None]:
+    """What is computed in here, of concrete arrays, is so as outside of every transformation: within `vmap`, and so
+    within `jacfwd` and `jacrev`, JAX would compile it once more.
+    """
+    return jax.core.eval_context()
+
+
 def remember(folder: Path) -> None:
     """What is compiled from now on is kept in the folder, for processors of one kind together, and found there by other
     processes; unless `JAX_COMPILATION_CACHE_DIR` says where else, or nothing can be written there.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import neighbors, validation
-from .compiled import make_room
+from .compiled import by_the_host, make_room
 from .curvature import Curvature, lowest_curvature
 from .errors import InvalidInput
 from .neighbors import AllPairs, NeighborList, Neighbors
@@ -65,17 +65,23 @@ def relax_ensemble(
     members = _Members(_stacked(in_precision, "potentials") if own else in_precision[0], system, own)
     if not is_concrete(jax.lax.stop_gradient(members)):
         raise InvalidInput("an ensemble is driven by the host: under jit or vmap, take jax.vmap(relax)")
-    make_room()
-    here = jax.lax.stop_gradient(members)
-    for k in range(size):
-        validation.check_potential(here.potential_of(k))
-        validation.check_system(here.potential_of(k), here.system_of(k))
-    k = _densest(here.system)
-    kind = relax.neighbors or neighbors.automatic(here.potential_of(k), here.system_of(k), ALL_PAIRS_UP_TO, size)
-    end, curvature, escapes = _at_rest(relax, _roomy(kind, here), here, at_once, devices or jax.devices()[:1])
-    close = _near_touching(here.at(end.positions), end.neighbors)
-    end = End(end.positions, close, end.max_force, end.steps)
+    with by_the_host():
+        end, curvature, escapes = _driven(relax, jax.lax.stop_gradient(members), at_once, devices)
     return _equilibria(dataclasses.replace(relax, progress=None), members, end, curvature, escapes)
+
+
+def _driven(
+    relax: Relaxation, members: _Members, at_once: int | None, devices: Sequence[jax.Device] | None
+) -> tuple[End, Curvature, Int[Array, " m"]]:
+    make_room()
+    for k in range(members.size):
+        validation.check_potential(members.potential_of(k))
+        validation.check_system(members.potential_of(k), members.system_of(k))
+    k, size = _densest(members.system), members.size
+    kind = relax.neighbors or neighbors.automatic(members.potential_of(k), members.system_of(k), ALL_PAIRS_UP_TO, size)
+    end, curvature, escapes = _at_rest(relax, _roomy(kind, members), members, at_once, devices or jax.devices()[:1])
+    close = _near_touching(members.at(end.positions), end.neighbors)
+    return End(end.positions, close, end.max_force, end.steps), curvature, escapes
 
 
 class _Members(eqx.Module):

@@ -16,6 +16,7 @@ the rule is differentiable in (x, θ) again, so it holds to any order, forward a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any, Literal
@@ -28,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import linear_solvers, strain
+from .compiled import by_the_host
 from .contacts import Standing, standing
 from .errors import NotDifferentiable, NotRigid
 from .hessian import Hessian, gradient, hessian
@@ -72,11 +74,14 @@ def positions_at_rest(
 @positions_at_rest.def_jvp
 def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
     system, potential, neighbors, rule, softest = primals
-    refuse(system, potential, neighbors, rule, softest)
-    x = positions_at_rest(*primals)
+    x, seen = positions_at_rest(*primals), is_concrete((system, potential, neighbors, rule.solver, softest))
+    here = system if seen else system.replace(positions=x)  # which depend on θ where this is differentiated again
+    with by_the_host() if seen else contextlib.nullcontext():
+        held = hold(here, potential, neighbors, rule.solver, softest)
+    refuse(held, system, potential, neighbors, rule)
     sound = _sound(system)
     change = jax.tree.map(lambda t: t * sound, tangents[:2])
-    return x, _response(system.replace(positions=x), potential, change, neighbors, rule, softest) * sound
+    return x, _response(held, here, potential, change, rule) * sound
 
 
 @eqx.filter_custom_jvp
@@ -182,12 +187,19 @@ class Held(eqx.Module):
         return Held(self.standing, self.backbone, self.matrix, self.modes, solver)
 
 
-def hold(system: System, potential: Potential, neighbors: Neighbors, rule: Rule, softest: Float[Array, ""]) -> Held:
-    """What holds a system at rest."""
+@eqx.filter_jit
+def hold(
+    system: System,
+    potential: Potential,
+    neighbors: Neighbors,
+    solver: lx.AbstractLinearSolver,
+    softest: Float[Array, ""],
+) -> Held:
+    """What holds a system at rest; compiled by itself, for all that asks of it."""
     found = jax.lax.stop_gradient(standing(potential, system, neighbors, softest))
     backbone = neighbors.only(~found.rattlers)
     modes = known_zero_modes(potential, system, backbone, found.rattlers)
-    return Held(found, backbone, hessian(potential, system, backbone), modes, rule.solver)
+    return Held(found, backbone, hessian(potential, system, backbone), modes, solver)
 
 
 @eqx.filter_jit
@@ -203,7 +215,7 @@ def strain_stiffness(
 
     NaN where a contact is within rounding of touching and that is refused. `held`, if it is known already.
     """
-    held = hold(system, potential, neighbors, rule, softest) if held is None else held
+    held = hold(system, potential, neighbors, rule.solver, softest) if held is None else held
     affine, coupling = strain.second(potential, system, held.backbone)
     relaxing = jax.vmap(held.solve, -1, -1)(coupling)
     relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
@@ -212,17 +224,12 @@ def strain_stiffness(
 
 
 def refuse(
-    system: System,
-    potential: Potential,
-    neighbors: Neighbors,
-    rule: Rule,
-    softest: Float[Array, ""],
-    even_loose: bool = True,
+    held: Held, system: System, potential: Potential, neighbors: Neighbors, rule: Rule, even_loose: bool = True
 ) -> None:
     """Raises where there is no derivative, as far as the host can see; `even_loose`: also where nothing is held."""
-    if not rule.strict or not is_concrete((system, potential, softest)):
+    found = held.standing
+    if not rule.strict or not is_concrete((system, potential, found)):
         return
-    found = standing(potential, system, neighbors, softest)
     if even_loose and not bool(found.rigid):
         raise NotRigid(
             f"nothing holds the particles (energy {float(_energy(system, potential, neighbors)):.3g}, {system.n} "
@@ -246,18 +253,6 @@ def _energy(system: System, potential: Potential, neighbors: Neighbors) -> Float
     return potential.energy(system, neighbors)
 
 
-@eqx.filter_jit
-def _response(
-    system: System,
-    potential: Potential,
-    change: tuple[Any, Any],
-    neighbors: Neighbors,
-    rule: Rule,
-    softest: Float[Array, ""],
-) -> Float[Array, "n d"]:
-    return response(hold(system, potential, neighbors, rule, softest), system, potential, change, rule)
-
-
 def response(
     held: Held, system: System, potential: Potential, change: tuple[Any, Any], rule: Rule
 ) -> Float[Array, "n d"]:
@@ -273,6 +268,9 @@ def response(
     push = _along(slope, system, potential, change, held.backbone)
     tie = sum((0.0 * jnp.sum(t) for t in jax.tree.leaves(change)), jnp.zeros((), push.dtype))  # so that NaN reaches all
     return (_affine(system, change[0]) - held.solve(push)) * sound + tie
+
+
+_response = eqx.filter_jit(response)
 
 
 def solve(

@@ -19,8 +19,8 @@ from .neighbors import Neighbors
 from .parameters import check_name, direction_of, parameter_value, with_parameter
 from .potentials import PairPotential
 from .relaxation import Equilibrium
+from .response import moved_by
 from .system import System
-from .zero_modes import rattlers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,11 +185,12 @@ class ContactRates:
 
 def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> ContactRates:
     """**Raises** what differentiating the positions raises, but for marginal contacts, which count as found."""
-    potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.neighbors
+    potential, system, close = equilibrium.potential, equilibrium.system, equilibrium.close
     rule = dataclasses.replace(equilibrium.rule, one_sided=True)
-    implicit.refuse(system, potential, neighbors, rule, equilibrium.curvature)
+    held = implicit.hold(system, potential, close, rule.solver, equilibrium.curvature)
+    implicit.refuse(held, system, potential, close, rule)
     i, j, listed, touching, response, gap, rate = (
-        np.asarray(a) for a in _rates(wrt, potential, system, neighbors, rule, equilibrium.curvature, direction)
+        np.asarray(a) for a in _rates(wrt, potential, system, equilibrium.neighbors, held, rule, direction)
     )
     return ContactRates(response, *(of_pair[listed] for of_pair in (i, j, gap, rate, touching)))
 
@@ -200,20 +201,21 @@ def _rates(
     potential: Any,
     system: System,
     neighbors: Neighbors,
+    held: implicit.Held,
     rule: implicit.Rule,
-    softest: Float[Array, ""],
     direction: Array,
 ) -> tuple[Array, ...]:
-    backbone = neighbors.only(~rattlers(potential, system, neighbors))
+    backbone = neighbors.only(~held.standing.rattlers)
+    value = parameter_value(wrt, potential, system)
+    along = direction.astype(value.dtype)
 
-    def at_rest(value: Array) -> tuple[Float[Array, "n d"], Float[Array, " p"]]:
+    def gaps(value: Array, x: Float[Array, "n d"]) -> Float[Array, " p"]:
         other: Any
         other, moved = with_parameter(wrt, value, potential, system)
-        x = implicit.positions_at_rest(moved, other, neighbors, rule, softest)
-        return x, other.pairs(moved.replace(positions=x), backbone).gap
+        return other.pairs(moved.replace(positions=x), backbone).gap
 
-    value = parameter_value(wrt, potential, system)
-    (_, gap), (response, rate) = jax.jvp(at_rest, (value,), (direction.astype(value.dtype),))
+    response = moved_by(held, potential, system, rule, wrt, along)[0]
+    gap, rate = jax.jvp(gaps, (value, system.positions), (along, response))
     pairs = potential.pairs(system, backbone)
     return pairs.i, pairs.j, pairs.listed, pairs.interacts, response, gap, rate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from . import constant_pressure, implicit, linear_solvers, neighbors, newton, validation
 from .certificate import Certificate, certify
-from .compiled import make_room
+from .compiled import by_the_host, make_room
 from .curvature import Curvature, lowest_curvature
 from .errors import InvalidInput, NotAMinimum, NotConverged
 from .hessian import gradient
@@ -279,7 +280,8 @@ class Relaxation:
         if self.pressure is not None:
             return self._at_pressure(potential, system, *start)
         seen = is_concrete(start)
-        found = self._driven(*start) if seen else self._traced(*start)
+        with by_the_host() if seen else contextlib.nullcontext():
+            found = self._driven(*start) if seen else self._traced(*start)
         return self.at(potential, system, *found, seen=seen)
 
     def _at_pressure(
@@ -291,7 +293,8 @@ class Relaxation:
         pressure = self._pressure(fixed)
         seen = is_concrete((fixed_potential, fixed, pressure))
         to_rest = rest._driven if seen else rest._traced
-        cell = constant_pressure.find(to_rest, fixed_potential, fixed, rule, pressure, allowed)
+        with by_the_host() if seen else contextlib.nullcontext():
+            cell = constant_pressure.find(to_rest, fixed_potential, fixed, rule, pressure, allowed)
         if self.throw and seen:
             self._refuse_cell(cell, allowed)
         assert system.box is not None and fixed.box is not None and cell.system.box is not None

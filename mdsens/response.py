@@ -22,7 +22,6 @@ from .potentials import PairPotential, Potential
 from .progress import shows_progress
 from .relaxation import Equilibrium, Pending
 from .system import System, reciprocal
-from .zero_modes import ZeroModes, known_zero_modes, rattlers
 
 COLUMNS_AT_ONCE = 128
 
@@ -95,7 +94,9 @@ def sensitivity(
     equilibrium.check()
     if side is not None:
         return _one_sided(equilibrium, wrt, side, progress)
-    implicit.refuse(system, potential, neighbors, equilibrium.rule, equilibrium.curvature)
+    rule, softest, pressure = equilibrium.rule, equilibrium.curvature, equilibrium.pressure
+    held = implicit.hold(system, potential, neighbors, rule.solver, softest)
+    implicit.refuse(held, system, potential, neighbors, rule)
     value = parameter_value(wrt, potential, system)
     basis = np.eye(max(1, value.size), dtype=value.dtype)
     at_once = min(len(basis), COLUMNS_AT_ONCE)
@@ -105,9 +106,8 @@ def sensitivity(
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
         with where_positive():
-            rule, softest, pressure = equilibrium.rule, equilibrium.curvature, equilibrium.pressure
             results = jax.block_until_ready(
-                _columns(wrt, potential, system, neighbors, rule, softest, pressure, jnp.asarray(padded))
+                _columns(wrt, potential, system, neighbors, held, rule, softest, pressure, jnp.asarray(padded))
             )
         for column, result in zip(found, results, strict=True):
             column.append(np.asarray(result)[: len(directions)])
@@ -127,21 +127,30 @@ def sensitivity(
 
 def sensitivity_columns(equilibrium: Equilibrium, wrt: str, held: implicit.Held) -> tuple[Array, ...]:
     """What `judged` wants, traced, of an equilibrium in a fixed cell: one of many under `vmap`, given what holds it."""
-    potential, system, rule = equilibrium.potential, equilibrium.system, equilibrium.rule
+    potential, system = equilibrium.potential, equilibrium.system
     value = parameter_value(wrt, potential, system)
 
-    def at_rest(value: Array) -> tuple[Potential, System]:
-        return with_parameter(wrt, value, potential, system)
-
     def moves(change: Array) -> tuple[Array, Array | None]:
-        to_potential, to_system = eqx.filter_jvp(at_rest, (value,), (change,))[1]
-        return implicit.response(held, system, potential, (to_system, to_potential), rule), to_system.box
+        return moved_by(held, potential, system, equilibrium.rule, wrt, change)
 
     directions = jnp.eye(max(1, value.size), dtype=value.dtype)
     columns, residuals, null_parts, pushes = _along_columns(
-        wrt, potential, system, equilibrium.close, held.backbone, held.modes, moves, directions
+        wrt, potential, system, equilibrium.close, held, moves, directions
     )
     return value, columns, residuals, null_parts, jnp.maximum(jnp.max(pushes), _least_push(potential, system, value))
+
+
+def moved_by(
+    held: implicit.Held, potential: Potential, system: System, rule: implicit.Rule, wrt: str, change: Array
+) -> tuple[Array, Array | None]:
+    """How the positions respond along a change of a parameter in a fixed cell, and how the cell changes with it."""
+
+    def given(value: Array) -> tuple[Potential, System]:
+        return with_parameter(wrt, value, potential, system)
+
+    value = parameter_value(wrt, potential, system)
+    to_potential, to_system = eqx.filter_jvp(given, (value,), (change,))[1]
+    return implicit.response(held, system, potential, (to_system, to_potential), rule), to_system.box
 
 
 def judged(
@@ -204,6 +213,7 @@ def _columns(
     potential: Potential,
     system: System,
     neighbors: Neighbors,
+    held: implicit.Held,
     rule: implicit.Rule,
     softest: Float[Array, ""],
     pressure: Float[Array, ""] | None,
@@ -211,9 +221,6 @@ def _columns(
 ) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
     """The response along each direction of a parameter, with `_along_columns`' evidence."""
     value = parameter_value(name, potential, system)
-    loose = rattlers(potential, system, neighbors)
-    backbone = neighbors.only(~loose)
-    modes = known_zero_modes(potential, system, backbone, loose)
 
     def at_rest(value: Array) -> tuple[Array, Array | None]:
         other, moved = with_parameter(name, value, potential, system)
@@ -221,9 +228,11 @@ def _columns(
         return here.positions, here.box
 
     def moves(change: Array) -> tuple[Array, Array | None]:
+        if pressure is None:
+            return moved_by(held, potential, system, rule, name, change)
         return jax.jvp(at_rest, (value,), (change,))[1]
 
-    return _along_columns(name, potential, system, neighbors, backbone, modes, moves, directions)
+    return _along_columns(name, potential, system, neighbors, held, moves, directions)
 
 
 def _along_columns(
@@ -231,17 +240,16 @@ def _along_columns(
     potential: Potential,
     system: System,
     neighbors: Neighbors,
-    backbone: Neighbors,
-    modes: ZeroModes,
+    held: implicit.Held,
     moves: Callable[[Array], tuple[Array, Array | None]],
     directions: Float[Array, "c k"],
 ) -> tuple[Float[Array, "c n d"], Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
     """The motion of particles and cell along each direction, with what is left of the forces' change, the part of that
     change in the null space, and its size before.
     """
-    value = parameter_value(name, potential, system)
+    value, modes = parameter_value(name, potential, system), held.modes
 
-    def slope(x: Array, box: Array | None, value: Array, pairs: Neighbors = backbone) -> Array:
+    def slope(x: Array, box: Array | None, value: Array, pairs: Neighbors = held.backbone) -> Array:
         other, moved = with_parameter(name, value, potential, system)
         return gradient(other, moved.replace(positions=x, box=box), pairs)
 

@@ -304,6 +304,16 @@ def test_a_loop_of_gradients_compiles_once(compilations):
     assert len(set(values)) == 20
 
 
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
+def test_what_a_relaxation_has_compiled_its_first_jacobian_finds(compilations, derivative):
+    rest = jammed(seed=0, n=33)  # of a size of its own
+    mdsens.sensitivity(rest, "diameters")
+    with compilations as counted:
+        derivative(at_diameters(rest.system))(rest.system.diameters)
+    compiled = {name.removeprefix("jit(").removesuffix(")") for name in counted.names}
+    assert compiled & {"descend", "lowest_curvature", "start_at", "build", "hold", "by_place"} == set()
+
+
 def test_the_gradient_of_the_energy_solves_nothing():
     rest = jammed(seed=0, n=32)
 

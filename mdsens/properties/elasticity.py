@@ -116,7 +116,8 @@ def _tensors(equilibrium: Equilibrium, held: implicit.Held | None = None) -> tup
     rule, softest = equilibrium.rule, equilibrium.curvature
     if system.box is None:
         raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
-    implicit.refuse(system, potential, neighbors, rule, softest, even_loose=False)
+    held = implicit.hold(system, potential, neighbors, rule.solver, softest) if held is None else held
+    implicit.refuse(held, system, potential, neighbors, rule, even_loose=False)
     with where_positive():
         found = _elastic_tensors(potential, system, neighbors, softest, rule, held)
         if is_concrete(found):
@@ -137,7 +138,7 @@ def _elastic_tensors(
     neighbors: Neighbors,
     softest: Float[Array, ""],
     rule: implicit.Rule,
-    held: implicit.Held | None,
+    held: implicit.Held,
 ) -> tuple[Tensor, Tensor]:
     """The relaxed tensor and the affine one."""
     place = symmetric_strains(system.dim)[1]

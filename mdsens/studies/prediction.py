@@ -176,11 +176,12 @@ def predict(
     names = check_properties(properties)
     equilibrium.check()
     here = equilibrium.frozen
-    implicit.refuse(here.system, here.potential, here.close, here.rule, here.curvature)
+    held = implicit.hold(here.system, here.potential, here.close, here.rule.solver, here.curvature)
+    implicit.refuse(held, here.system, here.potential, here.close, here.rule)
     unknowns = Unknowns.of(wrt, here.potential, here.system)
     values = unknowns.vector(here.potential, here.system)
     response, slope, curvature, at_rest, property_slopes = map(np.asarray, _model(here, unknowns, names, values))
-    held = _held(here)
+    held = _decomposed(held)
     pairs = sized(automatic(here.potential, here.system, ALL_PAIRS_UP_TO), here.potential, here.system)
     return Prediction(
         equilibrium=equilibrium,
@@ -198,10 +199,8 @@ def predict(
 
 
 @eqx.filter_jit
-def _held(equilibrium: Equilibrium) -> implicit.Held:
-    rule = equilibrium.rule
-    potential, system, softest = equilibrium.potential, equilibrium.system, equilibrium.curvature
-    return implicit.hold(system, potential, equilibrium.close, rule, softest).decomposed()
+def _decomposed(held: implicit.Held) -> implicit.Held:
+    return held.decomposed()
 
 
 @eqx.filter_jit

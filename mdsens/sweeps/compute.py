@@ -139,7 +139,7 @@ def _together(ready: Sequence[tuple[Task, potentials.PairPotential, System]], ba
         mine: _Facts = jax.tree.map(lambda leaf: leaf[k], facts)
         found.system = rest.system
         found.properties = dict(zip(wanted.properties, mine.properties.tolist(), strict=True))
-        found.certificate = None if mine.evidence is None else certificate_of(rest, mine.evidence, rest.close)
+        found.certificate = None if mine.evidence is None else certificate_of(rest, mine.evidence)
         _judge(found, mine, relaxation.one_sided)
         return found
 
@@ -161,7 +161,7 @@ def _facts(equilibria: Equilibrium, properties: tuple[str, ...], wrt: tuple[str,
 
     def one(rest: Equilibrium) -> _Facts:
         potential, system, close = rest.potential, rest.system, rest.close
-        held = implicit.hold(system, potential, close, rest.rule, rest.curvature).decomposed()
+        held = implicit.hold(system, potential, close, rest.rule.solver, rest.curvature).decomposed()
         values = measured(rest, properties, held) if properties else jnp.zeros(0)
         responses = {name: sensitivity_columns(rest, name, held) for name in wrt}
         seen = evidence(potential, system, close, rest.max_force, held) if certified else None
