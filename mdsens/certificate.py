@@ -48,7 +48,8 @@ class Certificate:
     of as many frictionless spheres, 2d - 2(d-1)/N (Goodrich, Liu and Nagel, Phys. Rev. Lett. 109, 095704
     (2012)); `smallest_overlap` and `smallest_gap`, as fractions of the contact distance (the gap among the
     pairs on the neighbor list); `marginal`, the pairs too near to touching to tell, where the
-    response is one-sided.
+    response is one-sided. `hidden`, those of the rattlers that may be none: their contacts overlap, and bear no
+    more than the forces left.
 
     **At constant pressure:** the `pressure`, and `pressure_error`, the largest deviation of the stress from it, of any
     component that was free to relax.
@@ -82,6 +83,7 @@ class Certificate:
     smallest_overlap: float | None
     smallest_gap: float | None
     marginal: tuple[tuple[int, int], ...]
+    hidden: tuple[int, ...] = ()
     pressure: float | None = None
     pressure_error: float | None = None
     distance: float | None = None
@@ -90,11 +92,11 @@ class Certificate:
 
     @property
     def kind(self) -> str:
-        """`minimum`, `saddle`, `flat` where nothing is held, or `unknown` where forces are left that hide it."""
-        if not self.converged:
+        """`minimum`, `saddle`, `flat` where nothing is held, or `unknown`: not at rest, or the forces left hide it."""
+        if not self.converged or self.hidden:
             return "unknown"
         if self.softest is None and self.minimum:
-            return "unknown" if self.marginal else "flat"
+            return "flat"
         return "minimum" if self.minimum else "saddle"
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,7 +134,9 @@ class Certificate:
             rows.append(("contacts", f"smallest overlap {self.smallest_overlap:.2g}{gap}, of the contact distance"))
         if self.marginal:
             pairs = _list([f"{i}-{j}" for i, j in self.marginal])
-            rows.append(("MARGINAL", f"{pairs} touch, or not, within the forces left: the response is one-sided"))
+            rows.append(("MARGINAL", f"{pairs} touch to within rounding: the response is one-sided"))
+        if self.hidden:
+            rows.append(("HIDDEN", f"{_list(self.hidden)} counted as rattlers, whose contacts overlap"))
         if self.distance is not None:
             solve = f"solved to {self.solve_residual:.1g}, null part of the forces {self.null_part:.1g}"
             rows.append(("off the minimum", f"by {self.distance:.2g} at most ({solve})"))
@@ -146,7 +150,8 @@ class Certificate:
         if self.kind == "unknown":
             if not self.converged:
                 return "none: the system is not at rest"
-            return "not known: the forces left hide what holds the particles; relax to a smaller tolerance"
+            hidden = _many(len(self.hidden), "particle")
+            return f"not known: the forces left hide what holds {hidden}; relax to a smaller tolerance"
         if self.kind == "flat":
             return "flat: nothing is held, and positions respond to nothing"
         down = "" if self.negative is None else f"NOT a minimum: a saddle, with a curvature of {self.negative:.3g}"
@@ -202,6 +207,7 @@ def certificate_of(
         rotations=int(found.rotations),
         clusters=len(np.unique(np.asarray(found.modes.cluster)[~loose])),
         rattlers=tuple(np.flatnonzero(loose).tolist()),
+        hidden=tuple(np.flatnonzero(found.standing.hidden).tolist()),
         pressure=None if equilibrium.pressure is None else float(equilibrium.pressure),
         pressure_error=None if equilibrium.pressure_error is None else float(equilibrium.pressure_error),
         marginal=tuple((int(close.i[k]), int(close.j[k])) for k in marginal),

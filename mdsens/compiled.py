@@ -7,7 +7,9 @@ import gc
 import hashlib
 import os
 import platform
+import stat
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -51,15 +53,17 @@ def remember(folder: Path) -> None:
     """What is compiled from now on is kept in the folder, for processors of one kind together, and found there by other
     processes; unless `JAX_COMPILATION_CACHE_DIR` says where else, or nothing can be written there.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    place, already = folder / _processor(), getattr(jax.config, "jax_compilation_cache_dir", None)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or already == str(place):
         return
-    place = folder / _processor()
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
-        if os.access(place, os.W_OK):
-            _let_go_of_the_oldest(folder)
-            jax.config.update("jax_compilation_cache_dir", str(place))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+    if os.access(place, os.W_OK):
+        # where a disk was full JAX finds a piece of a program, says so, and compiles it again
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+        _let_go_of_the_oldest(folder)
 
 
 def _processor() -> str:
@@ -73,9 +77,15 @@ def _processor() -> str:
 
 
 def _let_go_of_the_oldest(folder: Path) -> None:
-    """Beyond `KEPT` bytes."""
-    held, total = [(path, path.stat()) for path in folder.glob("*/*") if path.is_file()], 0
-    for path, about in sorted(held, key=lambda each: each[1].st_mtime, reverse=True):
-        total += about.st_size
+    """Beyond `KEPT` bytes, by when they were last read, where the file system knows, or written."""
+    held, total = [], 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process may let go of it, too
+            about = path.stat()
+            if stat.S_ISREG(about.st_mode):
+                held.append((max(about.st_atime, about.st_mtime), about.st_size, path))
+    for _, size, path in sorted(held, reverse=True):
+        total += size
         if total > KEPT:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()

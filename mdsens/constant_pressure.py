@@ -70,7 +70,7 @@ def find(
     """Newton's method in the strain of the cell, the particles relaxed at each, until the stress is off by no more
     than `allowed`; no step raises the enthalpy.
 
-    Where nothing is held, as below jamming, the cell is compressed. From high pressures it goes down by and by.
+    Where nothing is held, as below jamming, the cell is compressed. High pressures are lowered step by step.
     """
     if system.box is None:
         raise InvalidInput("a system with open boundaries has no cell to relax at constant pressure")
@@ -91,6 +91,7 @@ def find(
         return _better(cell, after, strain)
 
     none = jnp.asarray(0, jnp.int32)
+    pressure = pressure.astype(system.positions.dtype)
     cell = look(system, pressure, jnp.asarray(FIRST_STRAIN, system.positions.dtype), none, none)
     cell = _from_above(cell, rule)
     if not is_concrete((potential, system, pressure)):
@@ -124,7 +125,7 @@ def _cell(
 
 def _off(slope: Float[Array, " m"], system: System, rule: implicit.Rule) -> Float[Array, ""]:
     """The largest deviation of the stress from the pressure."""
-    basis = rule.strains(system.dim)
+    basis = jnp.asarray(rule.strains(system.dim), slope.dtype)
     size = jnp.einsum("mab,mab->m", basis, basis)  # of an isotropic strain, d
     return jnp.max(jnp.abs(slope / size)) / system.volume
 
@@ -132,7 +133,7 @@ def _off(slope: Float[Array, " m"], system: System, rule: implicit.Rule) -> Floa
 @eqx.filter_jit
 def _from_above(cell: Cell, rule: implicit.Rule) -> Cell:
     """The cell under the first pressure on the way down from its own."""
-    traces = implicit.of_volume(rule, cell.system.dim)[0]
+    traces = implicit.of_volume(rule, cell.system)[0]
     own = cell.pressure - traces @ cell.slope / (traces @ traces * cell.system.volume)
     return _under(cell, _next(cell.pressure, own), rule)
 
@@ -153,7 +154,7 @@ def _next(wanted: Float[Array, ""], pressure: Float[Array, ""]) -> Float[Array, 
 def _under(cell: Cell, pressure: Float[Array, ""], rule: implicit.Rule) -> Cell:
     """The same cell under another pressure."""
     more = (pressure - cell.pressure) * cell.system.volume
-    first, second = implicit.of_volume(rule, cell.system.dim)
+    first, second = implicit.of_volume(rule, cell.system)
     slope = cell.slope + more * first
     changed = pressure, cell.enthalpy + more, slope, cell.stiffness + more * second, _off(slope, cell.system, rule)
     parts = lambda cell: (cell.pressure, cell.enthalpy, cell.slope, cell.stiffness, cell.error)  # noqa: E731

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from .neighbors import Neighbors
 from .potentials import PairPotential, Potential
 from .system import System
-from .zero_modes import force_left, held_by, rattlers
+from .zero_modes import force_left, held_by, rattlers, touched
 
 DEEP = 1e-3
 """An overlap, in units of the contact distance, that no rattler has: forces left that hide it are too large."""
@@ -21,19 +21,22 @@ SHALLOW = 1e-5
 
 
 class Standing(eqx.Module):
-    """Whether the response of a point at rest is defined: `rigid` where anything is held, `differentiable` where
-    no contact is marginal.
+    """Whether the response of a point at rest is defined: `rigid` where anything is held, `told` where no particle is
+    hidden, `differentiable` where no contact is marginal.
 
     `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
     touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
     the stiffness jumps: with and without them the response differs. So are contacts of a rattler that bear
-    more force than what is left of the net forces explains, or overlap deeply, or are as many as could hold it, at a
-    tolerance that hides what they bear: it may be none. Of a potential that is no sum over pairs no contacts are known.
+    more force than what is left of the net forces explains: it may be none. `hidden` are the rattlers that may be none
+    in another way: their contacts overlap deeply, or are as many as could hold them, and the forces left hide what
+    these bear. Of a potential that is no sum over pairs no contacts are known.
     """
 
     rattlers: Bool[Array, " n"]
+    hidden: Bool[Array, " n"]
     marginal: Bool[Array, " p"]
     rigid: Bool[Array, ""]
+    told: Bool[Array, ""]
     differentiable: Bool[Array, ""]
 
 
@@ -41,11 +44,25 @@ class Standing(eqx.Module):
 def standing(potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""]) -> Standing:
     """`softest` is the lowest curvature of what is held, or a bound for it: how far a residual force may lead."""
     loose = rattlers(potential, system, neighbors)
+    hidden, marginal = jnp.zeros_like(loose), jnp.zeros(neighbors.valid.shape, bool)
     if not isinstance(potential, PairPotential):
-        loose, marginal = loose | (softest == 0.0), jnp.zeros(neighbors.valid.shape, bool)
+        loose = loose | (softest == 0.0)
     else:
         marginal = _marginal(potential, system, neighbors, loose, softest)
-    return Standing(loose, marginal, rigid=~jnp.all(loose), differentiable=~jnp.any(marginal))
+        if potential.contact:
+            hidden = _hidden(potential, system, neighbors, loose)
+    return Standing(loose, hidden, marginal, ~jnp.all(loose), ~jnp.any(hidden), ~jnp.any(marginal))
+
+
+def _hidden(
+    potential: PairPotential, system: System, neighbors: Neighbors, loose: Bool[Array, " n"]
+) -> Bool[Array, " n"]:
+    pairs = potential.pairs(system, neighbors)
+    repels = pairs.interacts & (pairs.force > 0.0)
+    overlaps = repels & (pairs.gap < -SHALLOW * pairs.cutoff)
+    caged = held_by(overlaps, pairs.i, pairs.j, system.dim + 1, jnp.zeros_like(loose))
+    holds = (repels & (pairs.gap < -DEEP * pairs.cutoff)) | (overlaps & caged[pairs.i] & caged[pairs.j])
+    return loose & (touched(holds, pairs.i, pairs.j, system.n) > 0)
 
 
 def _marginal(
@@ -61,9 +78,4 @@ def _marginal(
     if not potential.contact:
         return jumps
     every = potential.pairs(system, neighbors)
-    repels = every.interacts & (every.force > 0.0)
-    overlaps = repels & (every.gap < -SHALLOW * every.cutoff)
-    caged = held_by(overlaps, every.i, every.j, system.dim + 1, jnp.zeros_like(loose))
-    bears = (every.force > 30.0 * left) | (every.gap < -DEEP * every.cutoff)
-    bears = bears | (overlaps & caged[every.i] & caged[every.j])
-    return jumps | (repels & (loose[every.i] | loose[every.j]) & bears)
+    return jumps | (every.interacts & (loose[every.i] | loose[every.j]) & (every.force > 30.0 * left))

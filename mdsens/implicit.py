@@ -43,8 +43,8 @@ from .zero_modes import ZeroModes, known_zero_modes
 class Rule:
     """How to differentiate: the linear solver, and what to do where there is no derivative.
 
-    Where nothing is held, or two particles are within rounding of touching, the derivative of the
-    positions is refused, unless `strict` is False: `NotRigid` or `NotDifferentiable` is raised
+    Where nothing is held, or the forces left hide what is, or two particles are within rounding of touching, the
+    derivative of the positions is refused, unless `strict` is False: `NotRigid` or `NotDifferentiable` is raised
     outside `jit`, and inside it is NaN. With `one_sided`, touching counts as it is found: the
     derivative is the one toward that side. `cell` says how a cell at constant pressure may strain:
     `isotropic`, or `full`, in all components.
@@ -140,8 +140,9 @@ def enthalpy_slope(
     system: System, potential: Potential, neighbors: Neighbors, rule: Rule, pressure: Float[Array, ""]
 ) -> Float[Array, " m"]:
     """∂(E + pV)/∂ε, for the strains that the cell is free to make."""
-    slope = strain.first(potential, system, neighbors) + pressure * system.volume * jnp.eye(system.dim)
-    return jnp.einsum("mab,ab->m", rule.strains(system.dim), slope)
+    outward = jnp.eye(system.dim, dtype=system.positions.dtype)
+    slope = strain.first(potential, system, neighbors) + pressure * system.volume * outward
+    return jnp.einsum("mab,ab->m", jnp.asarray(rule.strains(system.dim), slope.dtype), slope)
 
 
 @eqx.filter_jit
@@ -155,14 +156,14 @@ def enthalpy_stiffness(
 ) -> Float[Array, "m m"]:
     """∂²(E + pV)/∂ε², the particles at rest, for the same strains."""
     basis, amounts = rule.strains(system.dim), symmetric_strains(system.dim)[1]
-    each = np.stack([[k[amounts == m].sum() for m in range(amounts.max() + 1)] for k in basis])
     relaxed, _ = strain_stiffness(system, potential, neighbors, rule, softest)
-    return each @ relaxed @ each.T + pressure * system.volume * of_volume(rule, system.dim)[1]
+    each = np.stack([[k[amounts == m].sum() for m in range(amounts.max() + 1)] for k in basis]).astype(relaxed.dtype)
+    return each @ relaxed @ each.T + pressure * system.volume * of_volume(rule, system)[1]
 
 
-def of_volume(rule: Rule, d: int) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
+def of_volume(rule: Rule, system: System) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
     """The first and second derivatives of the volume by the strains, over the volume."""
-    basis = rule.strains(d)
+    basis = rule.strains(system.dim).astype(system.positions.dtype)
     traces = np.einsum("maa->m", basis)
     return traces, np.outer(traces, traces) - np.einsum("mab,nba->mn", basis, basis)
 
@@ -219,7 +220,8 @@ def strain_stiffness(
     affine, coupling = strain.second(potential, system, held.backbone)
     relaxing = jax.vmap(held.solve, -1, -1)(coupling)
     relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
-    sound = jnp.where(held.standing.differentiable | rule.one_sided | (not rule.strict), 1.0, jnp.nan)
+    told = held.standing.told & (held.standing.differentiable | rule.one_sided)
+    sound = jnp.where(told | (not rule.strict), 1.0, jnp.nan)
     return 0.5 * (relaxed + relaxed.T) * sound, affine * sound
 
 
@@ -230,6 +232,12 @@ def refuse(
     found = held.standing
     if not rule.strict or not is_concrete((system, potential, found)):
         return
+    if not bool(found.told):
+        hidden = np.flatnonzero(found.hidden)
+        raise NotDifferentiable(
+            f"the forces left hide what holds {len(hidden)} of {system.n} particles, such as {hidden[0]}: their "
+            "contacts overlap, and bear no more than that. Relax to a smaller tolerance (tolerance, --tolerance)"
+        )
     if even_loose and not bool(found.rigid):
         raise NotRigid(
             f"nothing holds the particles (energy {float(_energy(system, potential, neighbors)):.3g}, {system.n} "
@@ -258,7 +266,7 @@ def response(
 ) -> Float[Array, "n d"]:
     """dx along a change of (system, potential); NaN where it is refused."""
     found = held.standing
-    defined = found.rigid & (found.differentiable | rule.one_sided)
+    defined = found.rigid & found.told & (found.differentiable | rule.one_sided)
     sound = jnp.where(defined | (not rule.strict), 1.0, jnp.nan).astype(system.positions.dtype)
     change = jax.tree.map(lambda t: t * sound, change)
 

@@ -174,9 +174,11 @@ def _guess_format(path: Path) -> str | None:
     """LAMMPS' files have no agreed ending; their beginning tells. None leaves the guess to ASE."""
     if path.suffix in (".extxyz", ".xyz"):
         return "extxyz"
-    with path.open("rb") as file:
+    from ase.io.formats import open_with_compression
+
+    with open_with_compression(str(path), "rb") as file:
         head = file.read(2000)
-    if head.startswith(b"ITEM: TIMESTEP"):
+    if head.startswith(b"ITEM: ") and b"ITEM: TIMESTEP" in head:
         return "lammps-dump-text"
     return "lammps-data" if b" xlo xhi" in head and b"atoms" in head else None
 

@@ -293,6 +293,8 @@ class Relaxation:
         pressure = self._pressure(fixed)
         seen = is_concrete((fixed_potential, fixed, pressure))
         to_rest = rest._driven if seen else rest._traced
+        if seen:
+            validation.check_tension(potential, float(pressure))
         with by_the_host() if seen else contextlib.nullcontext():
             cell = constant_pressure.find(to_rest, fixed_potential, fixed, rule, pressure, allowed)
         if self.throw and seen:
@@ -353,6 +355,8 @@ class Relaxation:
         positions = end.positions
         if self.throw and not seen:
             positions = jnp.where(minimum, positions, jnp.nan)
+            if cell is not None and system.box is not None:
+                system = system.replace(box=jnp.where(minimum, system.box, jnp.nan))
         rule = self._rule(potential, system)
         at_rest = Pending(
             system.replace(positions=positions), potential, end.neighbors, rule, curvature.lowest, pressure

@@ -29,6 +29,15 @@ def check_options(tolerance: float, max_steps: int) -> None:
         raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
 
 
+def check_tension(potential: Potential, pressure: float) -> None:
+    """**Raises** `InvalidInput` for a pressure at which a cell of particles that only repel has no minimum."""
+    if isinstance(potential, PairPotential) and potential.contact and not pressure > 0.0:
+        raise InvalidInput(
+            f"{type(potential).__name__} only repels: at a pressure of {pressure:g} its cell grows without end; "
+            "ask for a positive one"
+        )
+
+
 def check_kinds(minimizer: Any, linear_solver: Any) -> None:
     """Names, as on the command line, and classes that were not called are no minimizers and no solvers."""
     if not isinstance(minimizer, Minimizer):

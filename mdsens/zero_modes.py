@@ -35,7 +35,7 @@ def rattlers(potential: Potential, system: System, neighbors: Neighbors) -> Bool
     if potential.contact:
         force, left = pairs.force, force_left(potential, system, neighbors)
         counts, needed = force > 30.0 * left, system.dim + 1
-        bears_force = _touched(force > 300.0 * left, pairs.i, pairs.j, system.n) > 0
+        bears_force = touched(force > 300.0 * left, pairs.i, pairs.j, system.n) > 0
 
     return ~held_by(counts, pairs.i, pairs.j, needed, bears_force)
 
@@ -49,7 +49,7 @@ def held_by(
 
     def shed(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         held, _ = carry
-        contacts = _touched(counts & held[i] & held[j], i, j, held.size)
+        contacts = touched(counts & held[i] & held[j], i, j, held.size)
         still = held & ((contacts >= needed) | spared)
         return still, jnp.any(still != held)
 
@@ -66,7 +66,7 @@ def force_left(potential: PairPotential, system: System, neighbors: Neighbors) -
     return jnp.max(jnp.abs(net)) + rounding
 
 
-def _touched(chosen: Bool[Array, " p"], i: Array, j: Array, n: int) -> Int[Array, " n"]:
+def touched(chosen: Bool[Array, " p"], i: Array, j: Array, n: int) -> Int[Array, " n"]:
     """How many of the chosen pairs each particle is in."""
     one = chosen.astype(jnp.int32)
     return jnp.zeros(n, jnp.int32).at[i].add(one).at[j].add(one)

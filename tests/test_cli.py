@@ -60,7 +60,7 @@ def test_demo_leaves_numbers_arrays_and_a_picture(run, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder for caches has another name")
 def test_a_second_command_finds_what_the_first_has_compiled(packing, tmp_path):
-    elsewhere = {"JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+    elsewhere = {"TF_CPP_MIN_LOG_LEVEL", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     kept = []

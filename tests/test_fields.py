@@ -58,6 +58,13 @@ def test_a_response_to_the_box_is_affine_and_the_rest_and_made_of_all_modes():
         response_field(jammed(seed=3, n=32), mdsens.sensitivity(rest, "epsilon"))
 
 
+def test_how_long_a_direction_is_does_not_matter():
+    rest = jammed(n=32)
+    found, along = mdsens.sensitivity(rest, "diameters"), np.eye(32)[3]
+    one, other = (response_field(rest, found, size * along, modes=0) for size in (1.0, 1e-12))
+    assert one.participation_ratio == pytest.approx(other.participation_ratio)
+
+
 def test_a_response_of_rounding_is_no_field():
     rest = jammed(n=32)
     with pytest.raises(mdsens.InvalidInput, match="nothing moves with epsilon"):

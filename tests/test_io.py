@@ -1,3 +1,6 @@
+import gzip
+import warnings
+
 import ase
 import ase.io
 import numpy as np
@@ -78,6 +81,56 @@ Atoms # atomic
     np.testing.assert_array_equal(system.species, [0, 1, 1])
     np.testing.assert_array_equal(system.diameters, [1.0, 0.6, 0.6])
     np.testing.assert_allclose(system.positions[1], [1.0, 2.0, 3.0])
+
+
+SPHERES = """Atoms # sphere, says the title
+
+2 atoms
+2 atom types
+0 4 xlo xhi
+0 4 ylo yhi
+-0.5 0.5 zlo zhi
+
+Atoms{style}
+
+# id type diameter density x y z
+2 2 0.6 1.0 1.5 0.5 0 0 0 0  # the small one
+1 1 1.0 1.0 0.5 0.5 0 0 0 0
+
+Velocities
+
+1 0 0 0 0 0 0
+2 0 0 0 0 0 0
+"""
+
+DUMP = """ITEM: UNITS
+lj
+ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0 4
+0 4
+-0.5 0.5
+ITEM: ATOMS id radius type x y
+2 0.3 2 1.5 0.5
+1 0.5 1 0.5 0.5
+"""
+
+
+@pytest.mark.parametrize("text", [SPHERES.format(style=" # sphere"), SPHERES.format(style=""), DUMP])
+@pytest.mark.parametrize("ending", [".lammps", ".lammps.gz"])
+def test_spheres_of_lammps_bring_their_sizes(tmp_path, text, ending):
+    file = tmp_path / f"spheres{ending}"
+    file.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        system = mdsens.read(file)
+    np.testing.assert_array_equal(system.diameters, [1.0, 0.6])
+    np.testing.assert_array_equal(system.species, [0, 1])
+    np.testing.assert_array_equal(system.positions, [[0.5, 0.5], [1.5, 0.5]])
+    np.testing.assert_array_equal(system.box, 4 * np.eye(2))
 
 
 def test_a_plain_xyz_is_an_open_system(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from pathlib import Path
@@ -75,7 +76,8 @@ def _respond(system: mdsens.System, potential: mdsens.Potential, wrt: str, outpu
 def configure(options: Options) -> None:
     """The precision and the device, before anything is computed, and where what is compiled is kept."""
     jax.config.update("jax_enable_x64", options.precision is Precision.double)
-    remember(user_cache_path("mdsens", appauthor=False) / "compiled")
+    with contextlib.suppress(RuntimeError):  # who has no home keeps nothing
+        remember(user_cache_path("mdsens", appauthor=False) / "compiled")
     if options.device is Device.auto:
         return
     jax.config.update("jax_platforms", {Device.cpu: "cpu", Device.gpu: "cuda"}[options.device])

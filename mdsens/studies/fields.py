@@ -84,7 +84,7 @@ def response_field(
     if sensitivity.response.shape[:2] != system.positions.shape:
         raise InvalidInput("this is the response of another system: the numbers of particles differ")
     gradient, displacements = motion(system, sensitivity, direction)
-    if _is_rounding(equilibrium, displacements, np.asarray(sensitivity.value)):
+    if _is_rounding(equilibrium, displacements, sensitivity, direction):
         raise InvalidInput(f"nothing moves with {sensitivity.wrt} so: the response is zero, but for rounding")
     x = np.asarray(system.positions)
     nonaffine = displacements - x @ gradient
@@ -105,12 +105,17 @@ def response_field(
     )
 
 
-def _is_rounding(equilibrium: Equilibrium, displacements: np.ndarray, value: np.ndarray) -> bool:
+def _is_rounding(
+    equilibrium: Equilibrium, displacements: np.ndarray, sensitivity: Sensitivity, direction: ArrayLike | None
+) -> bool:
     """Whether a parameter that doubles moves no particle further than the minimum may be away: |forces|/curvature."""
+    value = jnp.asarray(sensitivity.value)
+    along = np.max(np.abs(np.asarray(direction_of(sensitivity.wrt, value, direction))))
+    doubled = (float(jnp.max(jnp.abs(value))) or 1.0) / along
     size, curvature = float(jnp.mean(equilibrium.system.diameters)), float(equilibrium.curvature)
     away = float(equilibrium.max_force) * np.sqrt(displacements.size) / max(curvature, 1e-300)
     rounding = 1e4 * float(jnp.finfo(equilibrium.max_force.dtype).eps) * size
-    return bool(np.max(np.abs(displacements)) * (np.max(np.abs(value)) or 1.0) <= rounding + min(away, 1e-3 * size))
+    return bool(np.max(np.abs(displacements)) * doubled <= rounding + min(away, 1e-3 * size))
 
 
 def motion(

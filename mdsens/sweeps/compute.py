@@ -172,12 +172,17 @@ def _facts(equilibria: Equilibrium, properties: tuple[str, ...], wrt: tuple[str,
     return jax.vmap(one)(equilibria.frozen)
 
 
+HIDDEN = "the forces left hide what holds the particles: a smaller tolerance tells"
+
+
 def _judge(found: Found, facts: _Facts, one_sided: bool) -> None:
     """The responses that can be had, or why not."""
     standing = facts.standing
     for name, columns in facts.responses.items():
         response = judged(name, *(np.asarray(each) for each in columns))
-        if not standing.rigid:
+        if not standing.told:
+            found.failed("NotDifferentiable", HIDDEN)
+        elif not standing.rigid:
             found.failed("NotRigid", "nothing holds the particles: their positions respond to nothing")
         elif not (standing.differentiable or one_sided):
             pairs = int(np.sum(standing.marginal))
@@ -190,6 +195,8 @@ def _judge(found: Found, facts: _Facts, one_sided: bool) -> None:
         else:
             found.responses[name] = response
     moduli = [found.properties[name] for name in ("bulk_modulus", "shear_modulus") if name in found.properties]
+    if not found.reason and moduli and not standing.told:
+        found.failed("NotDifferentiable", HIDDEN)
     if not found.reason and standing.rigid and not np.isfinite(moduli).all():
         reason = "SolveFailed" if standing.differentiable or one_sided else "NotDifferentiable"
         found.failed(reason, "the moduli are no numbers: contacts just touch, or the linear solve failed")

@@ -88,7 +88,7 @@ class SystemSection(Section):
     def _one_source(self) -> SystemSection:
         given = sorted(self.model_fields_set & {"n", "packing_fraction", "polydispersity"})
         if self.files is not None and given:
-            raise ValueError(f"packings from files have their own {' and '.join(given)}: leave that out")
+            raise ValueError(f"packings from files have their own {', '.join(given)}: leave that out")
         if self.files is None and self.n < len(self.sizes):
             raise ValueError(f"{self.n} particles cannot have {len(self.sizes)} different diameters")
         return self

@@ -145,7 +145,9 @@ def _crowding(task: Task) -> float:
         return 0.0
     sizes, d = task.system["diameters"], task.system["dim"]
     volume = sum(size**d for size in sizes) / len(sizes) / task.system["packing_fraction"]
-    largest = max(sizes) * math.exp(3.0 * task.system["polydispersity"])
+    spread = math.sqrt(math.log1p(task.system.get("polydispersity", 0.0) ** 2))
+    volume *= math.exp(0.5 * d * (d - 1) * spread**2)
+    largest = max(sizes) * math.exp(3.0 * spread)
     reaches = [(0.5 * (a + b) + 0.25 * largest) ** d for a in sizes for b in sizes]
     return sum(reaches) / len(reaches) / volume
 
@@ -264,7 +266,7 @@ def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str,
         fraction = varied.get("packing_fraction", study.system.packing_fraction)
         spread = varied.get("polydispersity", study.system.polydispersity)
         system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}
-        system |= {"polydispersity": spread}
+        system |= {"polydispersity": spread} if spread else {}
     relaxation = shared["relaxation"] | {"pressure": varied.get("pressure", study.relaxation.pressure)}
     content = {**shared, "relaxation": relaxation, "system": system, "potential": potential, "format": FORMAT}
     matrices = tuple(len(value) if isinstance(value, list) else 0 for value in potential.values())
