@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from . import implicit
 from .cholesky import where_positive
 from .contacts import Standing
-from .curvature import Curvature, lowest_curvature
+from .curvature import Curvature, lanczos
 from .errors import SolveFailed
 from .hessian import Hessian, gradient
 from .linear_solvers import DENSE_UP_TO, PseudoInverse, projected, spectral_cut
@@ -48,8 +48,8 @@ class Certificate:
     of as many frictionless spheres, 2d - 2(d-1)/N (Goodrich, Liu and Nagel, Phys. Rev. Lett. 109, 095704
     (2012)); `smallest_overlap` and `smallest_gap`, as fractions of the contact distance (the gap among the
     pairs on the neighbor list); `marginal`, the pairs too near to touching to tell, where the
-    response is one-sided. `hidden`, those of the rattlers that may be none: their contacts overlap, and bear no
-    more than the forces left.
+    response is one-sided. `hidden`, those of the rattlers that may be none: their contacts overlap, and bear
+    hardly more than the forces left.
 
     **At constant pressure:** the `pressure`, and `pressure_error`, the largest deviation of the stress from it, of any
     component that was free to relax.
@@ -134,7 +134,7 @@ class Certificate:
             rows.append(("contacts", f"smallest overlap {self.smallest_overlap:.2g}{gap}, of the contact distance"))
         if self.marginal:
             pairs = _list([f"{i}-{j}" for i, j in self.marginal])
-            rows.append(("MARGINAL", f"{pairs} touch to within rounding: the response is one-sided"))
+            rows.append(("MARGINAL", f"{pairs} touch to within what the forces left tell: the response is one-sided"))
         if self.hidden:
             rows.append(("HIDDEN", f"{_list(self.hidden)} counted as rattlers, whose contacts overlap"))
         if self.distance is not None:
@@ -248,6 +248,8 @@ def evidence(
             "force": pairs.force,
         }
     small = system.positions.size <= DENSE_UP_TO
+    noise = 10.0 * max_force / jnp.mean(system.diameters)
+    rounding = 1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system)
     return Evidence(
         held.standing,
         modes,
@@ -255,10 +257,10 @@ def evidence(
         translations=modes.translations,
         rotations=modes.rotations,
         zero=modes.count,
-        noise=10.0 * max_force / jnp.mean(system.diameters),
-        rounding=1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system),
+        noise=noise,
+        rounding=rounding,
         curvatures=_curvatures(held) if small else None,
-        bounds=None if small else lowest_curvature(potential, system, held.backbone, max_force),
+        bounds=None if small else lanczos(held.matrix, modes, noise + rounding),
         contacts=contacts,
     )
 

@@ -44,7 +44,7 @@ def make_room() -> None:
 
 def by_the_host() -> contextlib.AbstractContextManager[None]:
     """What is computed in here, of concrete arrays, is so as outside of every transformation: within `vmap`, and so
-    within `jacfwd` and `jacrev`, JAX would compile it once more.
+    within `jacfwd` and `jacrev`, JAX would compile it once more. Nothing that is traced may enter.
     """
     return jax.core.eval_context()
 
@@ -63,7 +63,8 @@ def remember(folder: Path) -> None:
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
-        _let_go_of_the_oldest(folder)
+        with contextlib.suppress(OSError):
+            _let_go_of_the_oldest(folder)
 
 
 def _processor() -> str:

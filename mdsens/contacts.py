@@ -26,10 +26,9 @@ class Standing(eqx.Module):
 
     `rattlers` are the particles that nothing holds; `marginal` the pairs of the others so near to
     touching, from either side, that the residual forces cannot tell whether they do, at a cutoff where
-    the stiffness jumps: with and without them the response differs. So are contacts of a rattler that bear
-    more force than what is left of the net forces explains: it may be none. `hidden` are the rattlers that may be none
-    in another way: their contacts overlap deeply, or are as many as could hold them, and the forces left hide what
-    these bear. Of a potential that is no sum over pairs no contacts are known.
+    the stiffness jumps: with and without them the response differs. `hidden` are the rattlers that may be none: they
+    have contacts that bear more than the forces left explain, or overlap deeply, or are as many as could hold them, and
+    these forces hide what they bear. Of a potential that is no sum over pairs no contacts are known.
     """
 
     rattlers: Bool[Array, " n"]
@@ -61,7 +60,9 @@ def _hidden(
     repels = pairs.interacts & (pairs.force > 0.0)
     overlaps = repels & (pairs.gap < -SHALLOW * pairs.cutoff)
     caged = held_by(overlaps, pairs.i, pairs.j, system.dim + 1, jnp.zeros_like(loose))
-    holds = (repels & (pairs.gap < -DEEP * pairs.cutoff)) | (overlaps & caged[pairs.i] & caged[pairs.j])
+    bears = pairs.force > 30.0 * force_left(potential, system, neighbors)
+    deep = pairs.gap < -DEEP * pairs.cutoff
+    holds = (repels & (bears | deep)) | (overlaps & caged[pairs.i] & caged[pairs.j])
     return loose & (touched(holds, pairs.i, pairs.j, system.n) > 0)
 
 
@@ -74,8 +75,4 @@ def _marginal(
     near = pairs.listed & (jnp.abs(pairs.gap) <= 10.0 / stiffness * left + softness * left)
     just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
     there = dataclasses.replace(pairs, distance=just_inside, interacts=near)
-    jumps = near & (jnp.abs(there.curvature) > 0.01 * stiffness)
-    if not potential.contact:
-        return jumps
-    every = potential.pairs(system, neighbors)
-    return jumps | (every.interacts & (loose[every.i] | loose[every.j]) & (every.force > 30.0 * left))
+    return near & (jnp.abs(there.curvature) > 0.01 * stiffness)

@@ -63,10 +63,11 @@ def relax_ensemble(
         raise InvalidInput(f"{len(potentials)} potentials for {size} systems: one for all, or one for each")
     in_precision = [each.in_precision_of(system) for each in potentials]
     members = _Members(_stacked(in_precision, "potentials") if own else in_precision[0], system, own)
-    if not is_concrete(jax.lax.stop_gradient(members)):
+    here = jax.lax.stop_gradient(members)
+    if not is_concrete(here):
         raise InvalidInput("an ensemble is driven by the host: under jit or vmap, take jax.vmap(relax)")
     with by_the_host():
-        end, curvature, escapes = _driven(relax, jax.lax.stop_gradient(members), at_once, devices)
+        end, curvature, escapes = _driven(relax, here, at_once, devices)
     return _equilibria(dataclasses.replace(relax, progress=None), members, end, curvature, escapes)
 
 

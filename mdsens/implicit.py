@@ -156,7 +156,8 @@ def enthalpy_stiffness(
 ) -> Float[Array, "m m"]:
     """∂²(E + pV)/∂ε², the particles at rest, for the same strains."""
     basis, amounts = rule.strains(system.dim), symmetric_strains(system.dim)[1]
-    relaxed, _ = strain_stiffness(system, potential, neighbors, rule, softest)
+    held = hold(system, potential, neighbors, rule.solver, softest)
+    relaxed, _ = strain_stiffness(held, system, potential, rule)
     each = np.stack([[k[amounts == m].sum() for m in range(amounts.max() + 1)] for k in basis]).astype(relaxed.dtype)
     return each @ relaxed @ each.T + pressure * system.volume * of_volume(rule, system)[1]
 
@@ -205,18 +206,12 @@ def hold(
 
 @eqx.filter_jit
 def strain_stiffness(
-    system: System,
-    potential: Potential,
-    neighbors: Neighbors,
-    rule: Rule,
-    softest: Float[Array, ""],
-    held: Held | None = None,
+    held: Held, system: System, potential: Potential, rule: Rule
 ) -> tuple[Float[Array, "m m"], Float[Array, "m m"]]:
     """∂²E/∂ε² for the basis of symmetric strains, at rest: with the particles relaxing, and following affinely.
 
-    NaN where a contact is within rounding of touching and that is refused. `held`, if it is known already.
+    NaN where a contact is within rounding of touching and that is refused, or the forces left hide what is held.
     """
-    held = hold(system, potential, neighbors, rule.solver, softest) if held is None else held
     affine, coupling = strain.second(potential, system, held.backbone)
     relaxing = jax.vmap(held.solve, -1, -1)(coupling)
     relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
@@ -236,7 +231,8 @@ def refuse(
         hidden = np.flatnonzero(found.hidden)
         raise NotDifferentiable(
             f"the forces left hide what holds {len(hidden)} of {system.n} particles, such as {hidden[0]}: their "
-            "contacts overlap, and bear no more than that. Relax to a smaller tolerance (tolerance, --tolerance)"
+            "contacts overlap, and bear hardly more than that, or less. Relax to a smaller tolerance (tolerance, "
+            "--tolerance)"
         )
     if even_loose and not bool(found.rigid):
         raise NotRigid(

@@ -41,8 +41,8 @@ def read_data(path: Path) -> Atoms:
 
 
 def _is_of_spheres(style: str | None, rows: list[list[str]]) -> bool:
-    if style is not None and style.strip("# \t"):
-        return style.strip("# \t") == "sphere"
+    if words := (style or "").strip("# \t").split():
+        return words[0] == "sphere"
     return bool(rows) and len(rows[0]) in (7, 10) and not rows[0][DIAMETER].isdecimal()
 
 

@@ -237,6 +237,16 @@ def test_the_certificate_of_a_large_system_bounds_its_curvatures_and_a_thorough_
     assert quick.zero_modes == np.sum(np.abs(eigenvalues) < 1e-9)
 
 
+def test_the_certificate_of_a_large_system_is_of_the_particles_that_are_held():
+    """However large the forces left: without contacts of rattlers others would be taken for rattlers, too."""
+    rest = mdsens.Relaxation(tolerance=1e-4)(SPHERES, mdsens.random_packing(700, packing_fraction=1.0, seed=3))
+    found = rest.certificate
+    held = ~np.isin(np.arange(700), found.rattlers)
+    eigenvalues = np.linalg.eigvalsh(reference_of(rest).changed(keep=held).hessian())
+    assert found.stiffest == pytest.approx(eigenvalues.max(), rel=1e-6)
+    assert eigenvalues[eigenvalues > 1e-9].min() < found.softest
+
+
 CHAIN = mdsens.System([[0.0, 1.0], [0.95, 1.0], [1.9, 1.0]], [2.85, 5.0], 1.0)
 """Three disks in a row across the cell, pressed together: two contacts each, and force in all of them."""
 

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 from .. import implicit
 from ..cholesky import where_positive
 from ..errors import InvalidInput, SolveFailed
-from ..neighbors import Neighbors
 from ..potentials import Potential
 from ..relaxation import Equilibrium
 from ..system import System, is_concrete, symmetric_strains
@@ -119,7 +118,7 @@ def _tensors(equilibrium: Equilibrium, held: implicit.Held | None = None) -> tup
     held = implicit.hold(system, potential, neighbors, rule.solver, softest) if held is None else held
     implicit.refuse(held, system, potential, neighbors, rule, even_loose=False)
     with where_positive():
-        found = _elastic_tensors(potential, system, neighbors, softest, rule, held)
+        found = _elastic_tensors(held, system, potential, rule)
         if is_concrete(found):
             jax.block_until_ready(found)
     if rule.strict and is_concrete(found) and not np.isfinite(found[0]).all():
@@ -133,15 +132,10 @@ def _tensors(equilibrium: Equilibrium, held: implicit.Held | None = None) -> tup
 
 @eqx.filter_jit
 def _elastic_tensors(
-    potential: Potential,
-    system: System,
-    neighbors: Neighbors,
-    softest: Float[Array, ""],
-    rule: implicit.Rule,
-    held: implicit.Held,
+    held: implicit.Held, system: System, potential: Potential, rule: implicit.Rule
 ) -> tuple[Tensor, Tensor]:
     """The relaxed tensor and the affine one."""
     place = symmetric_strains(system.dim)[1]
-    relaxed, affine = implicit.strain_stiffness(system, potential, neighbors, rule, softest, held)
+    relaxed, affine = implicit.strain_stiffness(held, system, potential, rule)
     total, born = ((k / system.volume)[place[:, :, None, None], place] for k in (relaxed, affine))
     return total, born
