@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from . import implicit
 from .cholesky import where_positive
 from .contacts import Standing
-from .curvature import Curvature, lanczos
+from .curvature import Curvature, doubts, lanczos
 from .errors import SolveFailed
 from .hessian import Hessian, gradient
 from .linear_solvers import DENSE_UP_TO, PseudoInverse, projected, spectral_cut
@@ -248,8 +248,7 @@ def evidence(
             "force": pairs.force,
         }
     small = system.positions.size <= DENSE_UP_TO
-    noise = 10.0 * max_force / jnp.mean(system.diameters)
-    rounding = 1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system)
+    noise, rounding = doubts(potential, system, max_force)
     return Evidence(
         held.standing,
         modes,

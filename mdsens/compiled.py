@@ -42,11 +42,12 @@ def make_room() -> None:
             gc.collect()
 
 
-def by_the_host() -> contextlib.AbstractContextManager[None]:
+def by_the_host(seen: bool = True) -> contextlib.AbstractContextManager[None]:
     """What is computed in here, of concrete arrays, is so as outside of every transformation: within `vmap`, and so
-    within `jacfwd` and `jacrev`, JAX would compile it once more. Nothing that is traced may enter.
+    within `jacfwd` and `jacrev`, JAX would compile it once more. Nothing that is traced may enter, but where it is not
+    `seen` by the host anyway: then nothing is changed.
     """
-    return jax.core.eval_context()
+    return jax.core.eval_context() if seen else contextlib.nullcontext()
 
 
 def remember(folder: Path) -> None:

@@ -47,29 +47,35 @@ def standing(potential: Potential, system: System, neighbors: Neighbors, softest
     if not isinstance(potential, PairPotential):
         loose = loose | (softest == 0.0)
     else:
-        marginal = _marginal(potential, system, neighbors, loose, softest)
+        left = force_left(potential, system, neighbors)
+        marginal = _marginal(potential, system, neighbors, loose, left, softest)
         if potential.contact:
-            hidden = _hidden(potential, system, neighbors, loose)
+            hidden = _hidden(potential, system, neighbors, loose, left)
     return Standing(loose, hidden, marginal, ~jnp.all(loose), ~jnp.any(hidden), ~jnp.any(marginal))
 
 
 def _hidden(
-    potential: PairPotential, system: System, neighbors: Neighbors, loose: Bool[Array, " n"]
+    potential: PairPotential, system: System, neighbors: Neighbors, loose: Bool[Array, " n"], left: Float[Array, ""]
 ) -> Bool[Array, " n"]:
     pairs = potential.pairs(system, neighbors)
     repels = pairs.interacts & (pairs.force > 0.0)
     overlaps = repels & (pairs.gap < -SHALLOW * pairs.cutoff)
     caged = held_by(overlaps, pairs.i, pairs.j, system.dim + 1, jnp.zeros_like(loose))
-    bears = pairs.force > 30.0 * force_left(potential, system, neighbors)
+    bears = pairs.force > 30.0 * left
     deep = pairs.gap < -DEEP * pairs.cutoff
     holds = (repels & (bears | deep)) | (overlaps & caged[pairs.i] & caged[pairs.j])
     return loose & (touched(holds, pairs.i, pairs.j, system.n) > 0)
 
 
 def _marginal(
-    potential: PairPotential, system: System, neighbors: Neighbors, loose: Bool[Array, " n"], softest: Float[Array, ""]
+    potential: PairPotential,
+    system: System,
+    neighbors: Neighbors,
+    loose: Bool[Array, " n"],
+    left: Float[Array, ""],
+    softest: Float[Array, ""],
 ) -> Bool[Array, " p"]:
-    left, stiffness = force_left(potential, system, neighbors), potential.stiffness(system)
+    stiffness = potential.stiffness(system)
     softness = jnp.maximum(1.0 / stiffness, jnp.where(softest > 0.0, 1.0 / softest, 0.0))
     pairs = potential.pairs(system, neighbors.only(~loose))
     near = pairs.listed & (jnp.abs(pairs.gap) <= 10.0 / stiffness * left + softness * left)

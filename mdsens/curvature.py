@@ -40,9 +40,14 @@ def lowest_curvature(
     loose = rattlers(potential, system, neighbors)
     backbone = neighbors.only(~loose)
     modes = known_zero_modes(potential, system, backbone, loose)
+    noise, rounding = doubts(potential, system, max_force)
+    return lanczos(hessian(potential, system, backbone), modes, noise + rounding)
+
+
+def doubts(potential: Potential, system: System, max_force: Float[Array, ""]) -> tuple[Array, Array]:
+    """By how much a curvature may be off: for the forces left, and for rounding."""
     rounding = 1e3 * jnp.finfo(max_force.dtype).eps * potential.stiffness(system)
-    noise = 10.0 * max_force / jnp.mean(system.diameters) + rounding
-    return lanczos(hessian(potential, system, backbone), modes, noise)
+    return 10.0 * max_force / jnp.mean(system.diameters), rounding
 
 
 class _Pass(eqx.Module):

@@ -16,7 +16,6 @@ the rule is differentiable in (x, θ) again, so it holds to any order, forward a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any, Literal
@@ -76,7 +75,7 @@ def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array
     system, potential, neighbors, rule, softest = primals
     x, seen = positions_at_rest(*primals), is_concrete((system, potential, neighbors, rule.solver, softest))
     here = system if seen else system.replace(positions=x)  # which depend on θ where this is differentiated again
-    with by_the_host() if seen else contextlib.nullcontext():
+    with by_the_host(seen):
         held = hold(here, potential, neighbors, rule.solver, softest)
     refuse(held, system, potential, neighbors, rule)
     sound = _sound(system)

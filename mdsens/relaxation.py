@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -280,7 +279,7 @@ class Relaxation:
         if self.pressure is not None:
             return self._at_pressure(potential, system, *start)
         seen = is_concrete(start)
-        with by_the_host() if seen else contextlib.nullcontext():
+        with by_the_host(seen):
             found = self._driven(*start) if seen else self._traced(*start)
         return self.at(potential, system, *found, seen=seen)
 
@@ -295,7 +294,7 @@ class Relaxation:
         to_rest = rest._driven if seen else rest._traced
         if seen:
             validation.check_tension(potential, float(pressure))
-        with by_the_host() if seen else contextlib.nullcontext():
+        with by_the_host(seen):
             cell = constant_pressure.find(to_rest, fixed_potential, fixed, rule, pressure, allowed)
         if self.throw and seen:
             self._refuse_cell(cell, allowed)
