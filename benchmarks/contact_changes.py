@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import mdsens
-from mdsens.nearby import network
+from mdsens.response.nearby import network
 
 NAME = "species-diameter:1"
 

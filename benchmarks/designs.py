@@ -16,9 +16,9 @@ import numpy as np
 
 import mdsens
 from mdsens import properties
-from mdsens.inverse_design import responses
+from mdsens.inverse_design.design import responses
+from mdsens.parameters import ParameterVector
 from mdsens.properties.elasticity import _moduli_of
-from mdsens.unknowns import Unknowns
 
 HERE = Path(__file__).parent
 WRT = ["species-diameter:0", "species-diameter:1", "epsilon"]
@@ -118,7 +118,7 @@ def limits(starts):
 def costs(_):
     """One gradient of ν in all five parameters: by the responses, by finite differences, by jax-md and jaxopt."""
     rest = start(POTENTIALS["soft spheres"], 0).frozen
-    unknowns = Unknowns.of(WRT, rest.potential, rest.system)
+    unknowns = ParameterVector.from_names(WRT, rest.potential, rest.system)
     vector = np.asarray(unknowns.vector(rest.potential, rest.system))
 
     def ours():
@@ -126,7 +126,7 @@ def costs(_):
 
     def by_differences(step=1e-6):
         def at(values):
-            potential, system = unknowns.put(jnp.asarray(values), rest.potential, rest.system)
+            potential, system = unknowns.apply(jnp.asarray(values), rest.potential, rest.system)
             return float(properties.poisson_ratio(RELAX(potential, system)))
 
         moves = step * np.eye(len(vector))

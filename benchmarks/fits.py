@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 import mdsens
+from mdsens.geometry import minimum_image
 from mdsens.parameters import with_parameter
-from mdsens.system import minimum_image
 
 HERE = Path(__file__).parent
 WRT, TRUTH, START = "species-diameter:1", 0.6, 0.7
@@ -32,7 +32,7 @@ def by_fit(target):
 
 
 def by_trust_region(target):
-    with mock.patch("mdsens.fitting.balance.nearest", return_value=None):
+    with mock.patch("mdsens.fitting.least_squares.balance_forces", return_value=None):
         return by_fit(target)
 
 

@@ -19,14 +19,15 @@ import numpy as np
 from jax_md.minimize import fire_descent
 
 import mdsens
-from mdsens import implicit, linear_solvers
-from mdsens.hessian import gradient
+from mdsens import linear_solvers
+from mdsens.implicit import AtRest, LinearizationCache, Rule, positions_at_rest
+from mdsens.landscape.configuration import Configuration
 from mdsens.minimizers import position_of
-from mdsens.relaxation import steps_of
+from mdsens.relaxation.descent import stepper
 
 FIRE = mdsens.JaxMDMinimizer(fire_descent)  # with its own settings
 THETA = 0.6
-RULE = implicit.Rule(linear_solvers.dense(), strict=False)
+RULE = Rule(linear_solvers.dense(), refuse=False)
 
 
 def with_theta(system, theta):
@@ -36,7 +37,8 @@ def with_theta(system, theta):
 def trajectory(potential, system, checkpoints, steps_each, theta):
     """Positions [checkpoints, n, 2] along FIRE."""
     system = with_theta(system, theta)
-    init, apply = steps_of(FIRE, potential, system, mdsens.AllPairs().build(potential, system))
+    here = Configuration(potential, system, mdsens.AllPairs().build(potential, system))
+    init, apply = stepper(FIRE, here)(jnp.inf)
 
     def leg(state, _):
         state = jax.lax.fori_loop(0, steps_each, lambda _, state: apply(state), state)
@@ -57,11 +59,13 @@ def implicit_norm(potential, system, x):
     """The L1 norm of the implicit response at positions x, and the largest force there."""
     pairs = mdsens.AllPairs().build(potential, system)
 
-    def at_rest(theta):
-        here = with_theta(system, theta).replace(positions=x)
-        return implicit.positions_at_rest(here, potential, pairs, RULE, jnp.asarray(1.0))
+    one, here = jnp.asarray(1.0), Configuration(potential, with_theta(system, THETA).replace(positions=x), pairs)
 
-    force = jnp.max(jnp.abs(gradient(potential, with_theta(system, THETA).replace(positions=x), pairs)))
+    def at_rest(theta):
+        moved = with_theta(system, theta).replace(positions=x)
+        return positions_at_rest(AtRest(moved, potential, pairs, one, one, None, RULE, LinearizationCache()))
+
+    force = jnp.max(jnp.abs(here.gradient()))
     return jnp.sum(jnp.abs(jax.jvp(at_rest, (THETA,), (1.0,))[1])), force
 
 

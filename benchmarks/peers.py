@@ -131,13 +131,16 @@ class JaxMD(Peer):
         import jax.numpy as jnp
 
         import mdsens
-        from mdsens import neighbors
-        from mdsens.zero_modes import known_zero_modes, rattlers
+        from mdsens.landscape.configuration import Configuration
+        from mdsens.landscape.contacts import find_rattlers
+        from mdsens.landscape.zero_modes import known_zero_modes
+        from mdsens.neighbors import allocate, automatic
 
         potential = mdsens.SoftSphere().in_precision_of(self.system)
-        list_ = neighbors.sized(neighbors.automatic(potential, self.system), potential, self.system)
-        loose = rattlers(potential, self.system, list_)
-        modes = known_zero_modes(potential, self.system, list_.only(~loose), loose)
+        list_ = allocate(automatic(potential, self.system), potential, self.system)
+        here = Configuration(potential, self.system, list_)
+        rattlers = find_rattlers(here)
+        modes = known_zero_modes(here.without(rattlers), rattlers)
         weights = modes.project(self.weights())
 
         def product(v):
@@ -153,10 +156,13 @@ class JaxMD(Peer):
         facts = {"residual": float(residual), "checksum": float(jnp.linalg.norm(whole))}
         return {"first": first, "seconds": seconds, "solver": "BiCGSTAB", **facts}
 
+    gradient_kept = gradient
+
 
 class LAMMPS(Peer):
     def relax(self):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+        tests = Path(__file__).resolve().parents[1] / "tests"
+        sys.path[:0] = [str(tests), str(tests / "potentials")]
         from test_lammps import Run, load_lammps
 
         run = Run(load_lammps(), self.case.start())

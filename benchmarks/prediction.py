@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens
-from mdsens.nearby import at_value, network
-from mdsens.studies import predict, sample
+from mdsens.response.nearby import at_value, network
+from mdsens.uncertainty import predict, sample
 
 NAME = "species-diameter:1"
 FRACTIONS = np.array([0.02, 0.05, 0.1, 0.2, 0.4])
@@ -57,7 +57,7 @@ def ensemble() -> list[str]:
     start = time.perf_counter()
     drawn = sample(model, spread)
     predicting = time.perf_counter() - start
-    members = [model.unknowns.put(values, rest.potential, rest.system) for values in drawn.predicted.values]
+    members = [model.parameters.apply(values, rest.potential, rest.system) for values in drawn.predicted.values]
     potentials, systems = ([member[i] for member in members] for i in (0, 1))
     mdsens.relax_ensemble(relax, potentials, systems)  # compiles
     start = time.perf_counter()

@@ -21,6 +21,8 @@ what was measured earlier under the same conditions, and is not now, stays in th
   recipe's number differs by some percent, since it takes their contacts, which bear no force, for springs.) Central
   differences are one, from relaxations by ours that begin at rest, times the number of diameters. The unrolled loop
   is jax-md's FIRE with as many steps as it needs, in reverse, and includes the relaxation.
+- gradient, kept: the gradient of another loss at an equilibrium that was just found, whose linearization is known: it
+  costs solves with the kept factors. The recipe keeps nothing, and takes as long as for the first.
 
 Beyond 200000 particles what starts at rest is a packing of a hundredth (in 3D a thousandth) of them, side by side.
 
@@ -53,6 +55,7 @@ QUANTITIES = {
     "hessian": ["mdsens", "ASE"],
     "relax": ["mdsens", "jax-md", "LAMMPS", "ASE"],
     "gradient": ["mdsens", "jax-md", "differences", "unrolled"],
+    "gradient, kept": ["mdsens", "jax-md"],
 }
 PEERS = {
     "mdsens": None,
@@ -67,6 +70,7 @@ LARGEST = {  # beyond, it takes more than ten minutes, or more memory than there
     ("ASE", "relax"): 1000,
     ("ASE", "hessian"): 100_000,
     ("jax-md", "gradient"): 100_000,
+    ("jax-md", "gradient, kept"): 100_000,
     ("differences", "gradient"): 10_000,
     ("unrolled", "gradient"): 1000,
 }
@@ -119,45 +123,39 @@ def copy_speed(size=2**24):
 class Ours:
     def __init__(self, case, system):
         import mdsens
-        from mdsens import neighbors
+        from mdsens.landscape.configuration import Configuration
+        from mdsens.neighbors import allocate, automatic
+        from mdsens.neighbors.allocation import survey
+        from mdsens.runtime.tracing import as_array
 
         self.case, self.potential = case, mdsens.SoftSphere().in_precision_of(system)
-        self.kind = neighbors.automatic(self.potential, system)
-        self.order = neighbors.by_place(self.kind, self.potential, system)
+        self.order = survey(self.potential, system, mdsens.NeighborList().skin, as_array(1.0)).order
         self.system = system.in_order(self.order)
-        self.list = neighbors.sized(self.kind, self.potential, self.system)
+        list_ = allocate(automatic(self.potential, self.system), self.potential, self.system)
+        self.configuration = Configuration(self.potential, self.system, list_)
 
     def force(self):
-        from mdsens.hessian import gradient
-
-        def force(x):
-            return -gradient(self.potential, self.system.replace(positions=x), self.list)
-
-        return in_a_loop(force, self.system.positions, self.case.repeats)
+        return in_a_loop(lambda x: -self.configuration.at(x).gradient(), self.system.positions, self.case.repeats)
 
     def product(self):
         import equinox as eqx
 
-        from mdsens.hessian import hessian
-
-        matrix = eqx.filter_jit(hessian)(self.potential, self.system, self.list)
-        found = in_a_loop(matrix.product, self.system.positions, self.case.repeats)
-        return {**found, "bytes_per_second": bytes_of_a_product(matrix) / found["seconds"], "copy": copy_speed()}
+        hessian = eqx.filter_jit(lambda here: here.hessian())(self.configuration)
+        found = in_a_loop(hessian.product, self.system.positions, self.case.repeats)
+        return {**found, "bytes_per_second": bytes_of_a_product(hessian) / found["seconds"], "copy": copy_speed()}
 
     def hessian(self):
         import equinox as eqx
 
-        from mdsens.hessian import hessian
-
-        made = eqx.filter_jit(hessian)
-        _, first, seconds = timed(lambda: made(self.potential, self.system, self.list).blocks, self.case.repeats)
+        blocks = eqx.filter_jit(lambda here: here.hessian().blocks)
+        _, first, seconds = timed(lambda: blocks(self.configuration), self.case.repeats)
         return {"first": first, "seconds": seconds}
 
     def list_(self):
-        kind = self.list.kind
+        finder = self.configuration.neighbors.finder
 
         def build(x):
-            made = kind.build(self.potential, self.system.replace(positions=x))
+            made = finder.build(self.potential, self.system.replace(positions=x))
             return (made.i[0] + made.j[0] + made.found) * (0.0 * x + 1.0)
 
         return in_a_loop(build, self.system.positions, self.case.repeats)
@@ -173,32 +171,65 @@ class Ours:
         return {"first": first, "seconds": seconds, **facts}
 
     def gradient(self):
+        """Everything after the relaxation: the linearization, its factors, and one solve."""
+        import equinox as eqx
+
+        rest = self.at_rest()
+
+        @eqx.filter_jit
+        def gradient(rest, diameters, weights):
+            return self.pulled(rest, diameters, weights, None)
+
+        # a little different every time, so that nothing is reused that belongs to the values
+        changes, weights = itertools.count(), self.weights(0)
+        diameters = rest.system.diameters
+        return self.timed_gradient(rest, lambda: gradient(rest, diameters * (1.0 + 1e-14 * next(changes)), weights))
+
+    def gradient_kept(self):
+        """What a further gradient at the same equilibrium takes: a solve with the factors that it has kept."""
+        import equinox as eqx
+
+        rest = self.at_rest()
+        linearization = rest.linearization
+
+        @eqx.filter_jit
+        def gradient(rest, linearization, weights):
+            return self.pulled(rest, rest.system.diameters, weights, linearization)
+
+        losses = itertools.count()
+        return self.timed_gradient(rest, lambda: gradient(rest, linearization, self.weights(next(losses))))
+
+    def at_rest(self):
+        import mdsens
+
+        return mdsens.Relaxation(tolerance=1e-11)(self.potential, self.system).frozen
+
+    def weights(self, seed):
+        """Of the positions in the loss; another loss for every seed."""
+        import jax.numpy as jnp
+
+        return jnp.asarray(np.random.default_rng(seed).normal(size=self.system.positions.shape))[self.order]
+
+    def pulled(self, rest, diameters, weights, linearization):
         import jax
         import jax.numpy as jnp
 
-        import mdsens
-        from mdsens import implicit, neighbors
+        from mdsens.relaxation.cell import relaxed_system
 
-        weights = jnp.asarray(np.random.default_rng(0).normal(size=self.system.positions.shape))[self.order]
-        rest = mdsens.Relaxation(tolerance=1e-11)(self.potential, self.system)
-        system, rule, softest = rest.frozen.system, rest.rule, rest.curvature
-        list_ = neighbors.near_touching(rest.neighbors, self.potential, system)
+        def loss(diameters):
+            moved = rest.system.replace(diameters=diameters)
+            return jnp.sum(weights * relaxed_system(rest.at_rest(moved, linearization=linearization)).positions)
 
-        @jax.jit
-        def gradient(diameters):
-            def loss(diameters):
-                moved = system.replace(diameters=diameters)
-                return jnp.sum(weights * implicit.positions_at_rest(moved, self.potential, list_, rule, softest))
+        return jax.grad(loss)(diameters)
 
-            return jax.grad(loss)(diameters)
+    def timed_gradient(self, rest, gradient):
+        whole, first, seconds = timed(gradient, self.case.repeats)
+        solver = type(rest.rule.solver).__name__
+        return {"first": first, "seconds": seconds, "solver": solver, "checksum": float(np.linalg.norm(whole))}
 
-        # a little different every time, so that nothing is reused that belongs to the values
-        changes = itertools.count()
-        whole, first, seconds = timed(
-            lambda: gradient(system.diameters * (1.0 + 1e-14 * next(changes))), self.case.repeats
-        )
-        solver = type(rule.solver).__name__
-        return {"first": first, "seconds": seconds, "solver": solver, "checksum": float(jnp.linalg.norm(whole))}
+
+METHODS = {"list": "list_", "gradient, kept": "gradient_kept"}
+"""The method that measures a quantity, where it has another name."""
 
 
 def one(peer, quantity, case, at_rest):
@@ -214,7 +245,7 @@ def one(peer, quantity, case, at_rest):
     else:
         system = case.cell.start().replace(positions=jnp.asarray(np.load(at_rest))).repeat(case.times)
     kind = PEERS[peer] or Ours
-    found = getattr(kind(case, system), "list_" if quantity == "list" else quantity)()
+    found = getattr(kind(case, system), METHODS.get(quantity, quantity))()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     return {"peer": peer, "quantity": quantity, **dataclasses.asdict(case), **found, "peak_mb": peak}
 
@@ -264,6 +295,15 @@ def over_starts(peer, quantity, case, at_rest):
         return rows[0]
     middle = {key: statistics.median(row[key] for row in rows) for key in ("seconds", "steps", "peak_mb")}
     return rows[0] | middle | {"max_force": max(row["max_force"] for row in rows), "starts": many}
+
+
+def processor():
+    """The name of the processor, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def kept(path, facts):
@@ -367,6 +407,7 @@ def main():
         "jax_md": getattr(jax_md, "__version__", None),
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "packing_fraction": options.packing_fraction,
         "dim": options.dim,

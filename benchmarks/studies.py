@@ -54,9 +54,10 @@ def loop_rate(path: Path) -> tuple[float, float]:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    from mdsens.studies.compute import potential_of, system_of
+
     import mdsens
-    from mdsens.sweeps.compute import potential_of, system_of
-    from mdsens.sweeps.run import plan
+    from mdsens.studies.run import plan
 
     todo = plan(path)
     names = todo.study.compute.properties
@@ -84,9 +85,10 @@ def loop_rate(path: Path) -> tuple[float, float]:
 
 def command_rate(path: Path, folder: Path) -> float:
     """Seconds for one `mdsens sensitivity`."""
+    from mdsens.studies.compute import system_of
+
     import mdsens
-    from mdsens.sweeps.compute import system_of
-    from mdsens.sweeps.run import plan
+    from mdsens.studies.run import plan
 
     seconds = []
     tasks = plan(path).tasks

@@ -201,7 +201,7 @@ def judge(value, wanted, scale):
 
 def recipe(solve, rest, weights, answers, scale):
     """jaxopt's implicit differentiation as published, from the same point at rest."""
-    value = np.asarray(_recipe(solve, rest.kind, rest.potential, rest.system, weights))
+    value = np.asarray(_recipe(solve, rest.pair_finder, rest.potential, rest.system, weights))
     if not np.isfinite(value).all():
         return "not a number"
     verdicts = [judge(value, wanted, scale) for wanted in answers]

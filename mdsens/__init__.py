@@ -1,27 +1,28 @@
-"""mdsens: how a particle system at rest responds to its parameters, from ∇E = 0.
+"""mdsens: the sensitivity analysis of particle systems at rest, through ∇E = 0.
 
 Names are loaded when first used, so that `import mdsens` and `mdsens --help` are immediate.
 """
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULE_OF = {
     "AllPairs": "neighbors",
-    "Certificate": "certificate",
+    "Certificate": "relaxation",
+    "Configuration": "landscape.configuration",
     "Design": "inverse_design",
     "Equilibrium": "relaxation",
-    "Event": "path",
+    "Event": "response",
     "FIRE": "minimizers",
     "Fit": "fitting",
     "GradientDescent": "minimizers",
     "Independence": "inverse_design",
     "InvalidInput": "errors",
     "JaxMD": "potentials",
-    "Jamming": "jamming",
+    "Jamming": "preparation",
     "JaxMDMinimizer": "minimizers",
     "LennardJones": "potentials",
     "MdsensError": "errors",
@@ -29,80 +30,66 @@ _HOME = {
     "Morse": "potentials",
     "NeighborList": "neighbors",
     "NeighborOverflow": "errors",
+    "Newton": "minimizers",
     "NotAMinimum": "errors",
     "NotConverged": "errors",
     "NotDifferentiable": "errors",
     "NotRigid": "errors",
     "PairPotential": "potentials",
-    "Path": "path",
+    "Path": "response",
     "Potential": "potentials",
     "Relaxation": "relaxation",
+    "ResponseField": "response",
     "Sensitivity": "response",
     "SoftSphere": "potentials",
     "SolveFailed": "errors",
+    "Status": "errors",
     "StillingerWeber": "potentials",
-    "StudyResults": "sweeps.results",
+    "StudyResults": "studies",
     "System": "system",
     "Target": "fitting",
-    "Unrolled": "unrolled",
-    "Validity": "interval",
+    "Unrolled": "relaxation",
+    "Validity": "response",
     "Yukawa": "potentials",
     "design": "inverse_design",
     "fit": "fitting",
-    "follow": "path",
+    "follow": "response",
     "from_ase": "io",
     "independence": "inverse_design",
-    "jam": "jamming",
-    "load_study": "sweeps.results",
-    "progress_bars": "progress",
-    "random_packing": "packings",
+    "jam": "preparation",
+    "keep_compiled": "runtime.compiled",
+    "load_study": "studies",
+    "progress_bars": "runtime.progress",
+    "random_packing": "preparation",
     "read": "io",
-    "relax_ensemble": "ensemble",
+    "relax_ensemble": "relaxation",
+    "response_field": "response",
     "sensitivity": "response",
     "to_ase": "io",
-    "validity": "interval",
+    "validity": "response",
     "write": "io",
 }
-_ROOMS = ("errors", "implicit", "linear_solvers", "minimizers", "plotting", "potentials", "properties", "studies")
+"""The module that each public name is loaded from."""
 
-__all__ = [*_HOME, *_ROOMS]
+_PUBLIC_MODULES = (
+    "errors",
+    "implicit",
+    "linear_solvers",
+    "minimizers",
+    "plotting",
+    "potentials",
+    "properties",
+    "studies",
+    "uncertainty",
+)
 
-if TYPE_CHECKING:
-    from . import errors, implicit, linear_solvers, minimizers, plotting, potentials, properties, studies
-    from .certificate import Certificate
-    from .ensemble import relax_ensemble
-    from .errors import (
-        InvalidInput,
-        MdsensError,
-        NeighborOverflow,
-        NotAMinimum,
-        NotConverged,
-        NotDifferentiable,
-        NotRigid,
-        SolveFailed,
-    )
-    from .fitting import Fit, Minibatches, Target, fit
-    from .interval import Validity, validity
-    from .inverse_design import Design, Independence, design, independence
-    from .io import from_ase, read, to_ase, write
-    from .jamming import Jamming, jam
-    from .minimizers import FIRE, GradientDescent, JaxMDMinimizer
-    from .neighbors import AllPairs, NeighborList
-    from .packings import random_packing
-    from .path import Event, Path, follow
-    from .potentials import JaxMD, LennardJones, Morse, PairPotential, Potential, SoftSphere, StillingerWeber, Yukawa
-    from .progress import progress_bars
-    from .relaxation import Equilibrium, Relaxation
-    from .response import Sensitivity, sensitivity
-    from .sweeps.results import StudyResults, load_study
-    from .system import System
-    from .unrolled import Unrolled
+__all__ = [*_MODULE_OF, *_PUBLIC_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    elif name in _ROOMS:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    elif name in _PUBLIC_MODULES:
         value = importlib.import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module 'mdsens' has no attribute {name!r}")
@@ -111,13 +98,13 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)
 
 
-def _shows_itself_in_notebooks() -> None:
+def _show_in_notebooks() -> None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        importlib.import_module(".notebook", __name__).show_in_notebooks(shell)
+        importlib.import_module(".plotting.notebook", __name__).show_in_notebooks(shell)
 
 
-_shows_itself_in_notebooks()
+_show_in_notebooks()

@@ -1,4 +1,9 @@
-"""What mdsens refuses, one class a reason. Every message says what happened and what to do next."""
+"""Everything that mdsens refuses: one exception class, one status and one message for each reason."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
 
 
 class MdsensError(Exception):
@@ -6,7 +11,7 @@ class MdsensError(Exception):
 
 
 class InvalidInput(MdsensError, ValueError):
-    """The system, the file or an option cannot be what was meant."""
+    """The system, the file or an option makes no sense as given."""
 
 
 class NotConverged(MdsensError, RuntimeError):
@@ -18,7 +23,7 @@ class NotAMinimum(MdsensError, RuntimeError):
 
 
 class NotRigid(MdsensError, RuntimeError):
-    """Nothing holds the particles, as below jamming: their positions respond to nothing in a defined way."""
+    """No contacts constrain the particles, as below jamming: their positions have no defined response."""
 
 
 class NotDifferentiable(MdsensError, RuntimeError):
@@ -31,3 +36,107 @@ class NeighborOverflow(MdsensError, RuntimeError):
 
 class SolveFailed(MdsensError, RuntimeError):
     """The linear solve behind a derivative left a residual too large to trust."""
+
+
+class Status(enum.IntEnum):
+    """Why a result is refused, or OK.
+
+    The host raises `status.raised(**facts)`; `jit` and `vmap` carry the integer, with NaN for the numbers; studies
+    write it in a column; commands print `status.describe(**facts)`.
+    """
+
+    OK = 0
+    NOT_CONVERGED = 1
+    NOT_FINITE = 2
+    NOT_A_MINIMUM = 3
+    PRESSURE_NOT_REACHED = 4
+    CELL_UNSTABLE = 5
+    UNRESOLVED = 6
+    NOT_RIGID = 7
+    INDETERMINATE = 8
+    NO_FACTORS = 9
+    SOLVE_FAILED = 10
+    NEIGHBOR_OVERFLOW = 11
+
+    @property
+    def error(self) -> type[MdsensError]:
+        """The exception that is raised on the host."""
+        return _TABLE[self][0]
+
+    def describe(self, **facts: Any) -> str:
+        """The reason in a sentence, and what to do next. Facts that are not given are left out."""
+        return _TABLE[self][1].format_map(_Facts(facts))
+
+    def raised(self, **facts: Any) -> MdsensError:
+        """The exception to raise, with its message."""
+        return self.error(self.describe(**facts))
+
+
+class _Facts(dict):
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+_CURES_OF_SOLVES = (
+    "it did not converge, or the packing has modes so soft that they may be floppy. Use the dense solver "
+    "(linear_solvers.dense(), --linear-solver dense), and relax to a smaller tolerance"
+)
+
+_TABLE: dict[Status, tuple[type[MdsensError], str]] = {
+    Status.OK: (MdsensError, "no reason to refuse it"),
+    Status.NOT_CONVERGED: (
+        NotConverged,
+        "the largest force component is {max_force:.3g} after {steps} steps{of_minimizer}, not below the tolerance "
+        "{tolerance:.3g}{more}; allow more steps (max_steps, --max-steps), shorter ones where forces do not fall "
+        "(FIRE(dt_max=0.2)), or a larger tolerance; in Python, throw=False returns the unfinished result",
+    ),
+    Status.NOT_FINITE: (
+        NotConverged,
+        "the forces are no longer finite after {steps} steps{of_minimizer}; the steps are too long for this potential "
+        "(dt_max, step_size), or its energy has no finite derivative somewhere",
+    ),
+    Status.NOT_A_MINIMUM: (
+        NotAMinimum,
+        "the forces vanish at a saddle{met}: along one direction the curvature is {curvature:.3g}; move some "
+        "particles off their symmetric places, or ask for a smaller tolerance; in Python, throw=False returns the "
+        "saddle",
+    ),
+    Status.PRESSURE_NOT_REACHED: (
+        NotConverged,
+        "the stress is still {error:.3g} off the pressure {pressure:.6g} after {rounds} strains of the cell, not "
+        "within {allowed:.3g}: start from a cell closer to it, or ask for a larger tolerance",
+    ),
+    Status.CELL_UNSTABLE: (
+        NotAMinimum,
+        "the cell gives way: E + pV curves down along a strain of it ({curvature:.3g}), so there is no minimum at this "
+        "pressure close by; relax at fixed shape (cell='isotropic'), or at another pressure",
+    ),
+    Status.UNRESOLVED: (
+        NotDifferentiable,
+        "the residual forces hide which contacts constrain {particles}: these overlap, and bear hardly more than the "
+        "residual forces, or less. Relax to a smaller tolerance (tolerance, --tolerance)",
+    ),
+    Status.NOT_RIGID: (
+        NotRigid,
+        "no contacts constrain the particles{state}: their positions have no defined response to a parameter. Compress "
+        "the packing (packing_fraction), or ask for the energy alone; a packing so close to jamming that its forces "
+        "are no larger than the tolerance needs a smaller one (tolerance, --tolerance)",
+    ),
+    Status.INDETERMINATE: (
+        NotDifferentiable,
+        "{pairs} touch to within the residual forces, and the stiffness jumps there: the response differs from side to "
+        "side. Relax to a smaller tolerance, or ask for one side: mdsens.sensitivity(…, side=+1), "
+        "Relaxation(one_sided=True), --one-sided",
+    ),
+    Status.NO_FACTORS: (
+        SolveFailed,
+        "the Hessian has no Cholesky factors, since it is not positive: this is a saddle, or no point at rest. Use "
+        "another solver (linear_solvers.minres(), --linear-solver minres)",
+    ),
+    Status.SOLVE_FAILED: (SolveFailed, "the linear solve for {what} cannot be trusted: " + _CURES_OF_SOLVES),
+    Status.NEIGHBOR_OVERFLOW: (
+        NeighborOverflow,
+        "the neighbor list still overflows with {finder}; the particles are packed far denser than the cutoff allows "
+        "for: check the diameters and the box",
+    ),
+}

@@ -1,102 +1,53 @@
-"""The particles and their cell: what is relaxed, and what a response is taken with respect to."""
+"""A system of particles in a cell."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import difflib
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from .errors import InvalidInput
+from .geometry import reciprocal
+from .runtime.tracing import as_array, is_concrete
 
-
-def is_concrete(tree: PyTree) -> bool:
-    """Whether the host can look at every array: not so under `jit` and `vmap`."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
-@jax.jit
-def reciprocal(box: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The inverse of a cell in closed form, so that it costs nothing inside a loop.
-
-    Column k of the result is normal to the other lattice vectors; `x @ reciprocal(box)` are
-    the fractional coordinates of x.
-    """
-    if box.shape[0] == 2:
-        (a, b), (c, d) = box
-        return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
-    normals = jnp.stack([jnp.cross(box[1], box[2]), jnp.cross(box[2], box[0]), jnp.cross(box[0], box[1])], axis=1)
-    return normals / (box[0] @ normals[:, 0])
-
-
-def over_components(x: Float[Array, "... d"]) -> Float[Array, "..."]:
-    """The sum over the last axis, a short one, term by term, which fuses with what is done to it: by `jnp.sum` it takes
-    ten times as long with JAX 0.12 on a CPU.
-    """
-    return functools.reduce(jnp.add, (x[..., k] for k in range(x.shape[-1])))
-
-
-def largest(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """The maximum, of an array that is made before: fused with its making it takes up to twelve times as long with JAX
-    0.12 on a CPU.
-    """
-    return jnp.max(jax.lax.optimization_barrier(x))
-
-
-def largest_length(u: Float[Array, "n d"]) -> Float[Array, ""]:
-    """The length of the longest of many vectors."""
-    return jnp.sqrt(largest(over_components(u**2)))
-
-
-def minimum_image(separation: Float[Array, "... d"], box: Float[Array, "d d"] | None) -> Float[Array, "... d"]:
-    """The nearest periodic image of a separation, exact up to half the smallest height of the cell."""
-    if box is None:
-        return separation
-    return jnp.stack(nearest_image(jnp.moveaxis(separation, -1, 0), box), axis=-1)
-
-
-def nearest_image(separation: Sequence[Array] | Array, box: Float[Array, "d d"] | None) -> list[Array]:
-    """The same by components, which compilers fuse into what is done with them."""
-    if box is None:
-        return list(separation)
-    images = [jax.lax.stop_gradient(jnp.round(part)) for part in _times(separation, reciprocal(box))]
-    return [part - shift for part, shift in zip(separation, _times(images, box), strict=True)]
-
-
-def _times(row: Sequence[Array] | Array, matrix: Float[Array, "d d"]) -> list[Array]:
-    d = matrix.shape[0]
-    return [functools.reduce(jnp.add, (row[k] * matrix[k, a] for k in range(d))) for a in range(d)]
-
-
-def symmetric_strains(d: int) -> tuple[np.ndarray, np.ndarray]:
-    """A basis of symmetric strains [m, d, d], unit strains and shears, and the place of each component in it [d, d]."""
-    first, second = np.triu_indices(d)
-    basis, place = np.zeros((len(first), d, d)), np.zeros((d, d), int)
-    for k, (a, b) in enumerate(zip(first, second, strict=True)):
-        basis[k, a, b] += 0.5
-        basis[k, b, a] += 0.5
-        place[a, b] = place[b, a] = k
-    return basis, place
+OF_AN_EQUILIBRIUM = (
+    "system",
+    "energy",
+    "forces",
+    "max_force",
+    "converged",
+    "minimum",
+    "certificate",
+    "potential",
+    "curvature",
+)
+"""Attributes of an Equilibrium that users look for in a System."""
 
 
 class System(eqx.Module):
-    """A set of particles: positions [n, d], box [d, d] or None, diameters [n], species int [n].
+    """A set of particles in a cell. A System is a pytree, and works under every JAX transformation.
 
-    Lengths are in the system's own unit (reduced units unless a file says otherwise). The rows of
-    `box` are the lattice vectors, as in ASE; a scalar or a vector of edge lengths is accepted too;
-    `None` means open boundaries. Positions may lie outside the cell: they are never wrapped by
-    mdsens, so that a response is continuous. A System is a pytree, and works under every JAX
-    transformation.
+    Lengths are in the system's own unit (reduced units unless a file says otherwise).
 
-    **Raises** `InvalidInput` for what is no array of numbers, when shapes do not fit together, or d is neither 2 nor 3.
+    **Arguments:**
+
+    - `positions` ([n, d], length; d is 2 or 3). They may lie outside the cell: mdsens never wraps them, so that a
+      response is continuous.
+    - `box` ([d, d], length): the lattice vectors in rows, as in ASE. One length or d edge lengths are accepted, too.
+      None means open boundaries.
+    - `diameters` ([n] or one number, length).
+    - `species` (int [n] or one number), counted from 0.
+
+    **Raises:**
+
+    - `InvalidInput` for values that are not numbers, shapes that do not fit together, or d other than 2 and 3.
     """
 
     positions: Float[Array, "n d"]
@@ -144,10 +95,11 @@ class System(eqx.Module):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise AttributeError(
-                f"a System has no {name}: where that of an equilibrium is meant, relax the system first, "
-                "mdsens.Relaxation()(potential, system)"
-            )
+            close = difflib.get_close_matches(name, [k for k in dir(type(self)) if k[0] != "_"], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            if name in OF_AN_EQUILIBRIUM:
+                hint = ": relax the system first, eq = mdsens.Relaxation()(potential, system), and take eq." + name
+            raise AttributeError(f"a System has no attribute {name!r}{hint}")
 
     @eqx.filter_jit
     def in_order(self, order: Int[Array, " n"]) -> System:
@@ -224,24 +176,34 @@ class System(eqx.Module):
 
 def _numbers(name: str, value: Any) -> Array:
     try:
-        return jnp.asarray(value)
+        array = as_array(value)
+        if array.dtype == bool or not jnp.issubdtype(array.dtype, jnp.number):
+            raise TypeError
+        return array
     except (TypeError, ValueError, OverflowError, SyntaxError) as error:
         raise InvalidInput(f"{name} must be numbers or an array of them, not {str(value)[:60]!r}") from error
 
 
 def _cell(box: Array, d: int) -> Array:
-    if box.ndim == 0:
-        box = jnp.full(d, box)
-    if box.ndim == 1 and box.shape == (d,):
-        box = jnp.diag(box)
-    if box.shape != (d, d):
-        raise InvalidInput(f"box must be a length, {d} lengths or a [{d}, {d}] matrix, not {list(box.shape)}")
-    return box
+    if box.shape == (d, d):
+        return box
+    arrays, given = (np, np.asarray(box)) if is_concrete(box) else (jnp, box)
+    if given.ndim == 0:
+        return as_array(given * np.eye(d, dtype=box.dtype))
+    if given.shape == (d,):
+        return as_array(arrays.diag(given))
+    raise InvalidInput(f"box must be a length, {d} lengths or a [{d}, {d}] matrix, not {list(box.shape)}")
 
 
 def _per_particle(name: str, values: Array, n: int) -> Array:
     if values.ndim == 0:
-        return jnp.full(n, values)
+        return as_array(np.full(n, values)) if is_concrete(values) else jnp.full(n, values)
     if values.shape != (n,):
         raise InvalidInput(f"{name} must be one value or one per particle ({n}), not {list(values.shape)}")
     return values
+
+
+def name_particles(indices: Array | np.ndarray) -> str:
+    """Particles by their numbers, for messages: the first five."""
+    shown = ", ".join(str(int(i)) for i in indices[:5])
+    return f"particle{'s' if len(indices) > 1 else ''} {shown}{' …' if len(indices) > 5 else ''}"

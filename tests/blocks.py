@@ -1,16 +1,16 @@
-"""What Markdown says that can be run or followed: blocks of code, and links to files."""
+"""Blocks of code and links to files in Markdown."""
 
 import re
 from pathlib import Path
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The code between fences of exactly this language; `python of a cluster` is not run."""
+    """The code between fences of exactly this language: `python of a cluster` is another one."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def run(path: Path) -> dict:
-    """Runs the Python of a page, in order, and returns its names; line numbers in errors are those of the page."""
+    """Run the Python of a page, in order, and return its names; line numbers in errors are those of the page."""
     lines, inside = [], False
     for line in path.read_text(encoding="utf-8").splitlines():
         begins, ends = line == "```python", line == "```"
@@ -22,5 +22,5 @@ def run(path: Path) -> dict:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links and pictures that are files."""
+    """The targets of links and images that are files."""
     return re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)

@@ -1,8 +1,7 @@
-"""Equilibria of pair potentials and their response written again, in plain NumPy and by hand.
+"""Equilibria of pair potentials and their response in plain NumPy: what mdsens is checked against.
 
-What mdsens is checked against: nothing here comes from mdsens or JAX.
-σ = (D_i + D_j)/2 unless a matrix [n, n] is given, and φ(r) = g(r/σ); parameters are numbers, or
-matrices [n, n] with one for each pair of particles. All periodic images count.
+Nothing here comes from mdsens or JAX. σ = (D_i + D_j)/2 unless a matrix [n, n] is given, and φ(r) = g(r/σ). Parameters
+are numbers, or matrices [n, n] with one number for each pair of particles. All periodic images count.
 """
 
 import itertools
@@ -64,7 +63,7 @@ class PairReference:
 
     @property
     def network(self):
-        """The pairs in contact; in a narrow cell with the image that is meant."""
+        """The pairs in contact; in a narrow cell with the image of each."""
         if self.image is not None:
             return set(zip(self.i.tolist(), self.j.tolist(), self.image.tolist(), strict=True))
         return set(zip(self.i.tolist(), self.j.tolist(), strict=True))
@@ -92,7 +91,7 @@ class PairReference:
         return pull.T @ self.normal / abs(np.linalg.det(self.box))
 
     def strained(self, strain):
-        """At rest after the cell was deformed by 1 + strain."""
+        """At rest in a cell deformed by 1 + strain."""
         deformation = np.eye(self.d) + strain
         return self.changed(positions=self.x @ deformation, box=self.box @ deformation).relaxed()
 
@@ -136,32 +135,32 @@ class PairReference:
         )
         return here
 
-    def held(self):
-        """Which particles are held [n]: peeled one after the other by the definition.
+    def constrained(self):
+        """Which particles are no rattlers [n], by removing rattlers one after the other.
 
-        Contacts count whose force is well above what is left of the net forces, and a particle needs d + 1 of them;
-        or one whose force is far above.
+        A contact counts where its force is well above the residual forces. A particle needs d + 1 of them, or one whose
+        force is far above.
         """
         force = np.abs(self.slope())
-        left = np.abs(self.gradient()).max() + 1e-15
-        counts, strong = force > 30 * left, force > 300 * left
+        residual = np.abs(self.gradient()).max() + 1e-15
+        counts, strong = force > 30 * residual, force > 300 * residual
         spared = np.zeros(self.n, bool)
         spared[self.i[strong]] = spared[self.j[strong]] = True
         needed = self.d + 1
         if not self.contact:
             counts, needed, spared = np.ones(len(force), bool), 1, np.zeros(self.n, bool)
-        held = np.ones(self.n, bool)
+        kept = np.ones(self.n, bool)
         while True:
-            alive = counts & held[self.i] & held[self.j]
+            alive = counts & kept[self.i] & kept[self.j]
             degree = np.bincount(self.i[alive], minlength=self.n) + np.bincount(self.j[alive], minlength=self.n)
-            loose = held & (degree < needed) & ~spared
-            if not loose.any():
-                return held
-            held[np.flatnonzero(loose)[0]] = False
+            rattlers = kept & (degree < needed) & ~spared
+            if not rattlers.any():
+                return kept
+            kept[np.flatnonzero(rattlers)[0]] = False
 
     def backbone(self):
-        """The same without the contacts of particles that nothing holds."""
-        return self.changed(keep=self.held())
+        """The same without the contacts of rattlers."""
+        return self.changed(keep=self.constrained())
 
 
 class SoftSpheres(PairReference):
@@ -218,14 +217,14 @@ class LennardJonesSpheres(PairReference):
 
 
 def central_difference(at_rest, changed, step):
-    """(x*(θ + h) - x*(θ - h)) / 2h, where `changed(h)` are the arguments to change; contacts must stay."""
+    """(x*(θ + h) - x*(θ - h)) / 2h, where `changed(h)` are the arguments to change; contacts must not change."""
     ahead, behind = at_rest.changed(**changed(step)).relaxed(), at_rest.changed(**changed(-step)).relaxed()
     same_contacts(at_rest, ahead, behind)
     return (ahead.x - behind.x) / (2 * step)
 
 
 class ContactChanged(Exception):
-    """A finite difference went across the opening or closing of a contact: it measures no derivative."""
+    """A contact opened or closed within a finite difference, which then is no approximation of a derivative."""
 
 
 def same_contacts(at_rest, *others):

@@ -1,4 +1,4 @@
-"""A real SLURM of one node, for the time of the tests: Debian's packages slurm-wlm and munge, started by root."""
+"""A real SLURM of one node for the tests: Debian's packages slurm-wlm and munge, started by root."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
 
 
 def why_not():
-    """The reason why there can be no SLURM here, if there is one."""
+    """The reason why SLURM cannot be started here, or None."""
     missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "squeue") if not _which(name)]
     if missing:
         return f"SLURM is not installed: {', '.join(missing)} missing (apt-get install slurm-wlm munge)"
@@ -49,7 +49,7 @@ def why_not():
 
 @contextlib.contextmanager
 def cluster():
-    """The environment in which SLURM's commands work."""
+    """Start SLURM, and yield the environment in which its commands work."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where munge's user may go
         yield from _cluster(Path(folder))
 

@@ -1,4 +1,4 @@
-"""The directive `commands`: every command of `mdsens`, with its arguments and options, as the command itself tells."""
+"""The directive `commands`: every command of `mdsens` with its arguments and options, read from the command itself."""
 
 import enum
 import inspect
@@ -8,16 +8,16 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from typer.main import get_command
+
+from mdsens.cli.app import app
+from mdsens.cli.options import with_names
 
 
 class Commands(SphinxDirective):
     """One section for each command."""
 
     def run(self) -> list[nodes.Node]:
-        from typer.main import get_command
-
-        from mdsens.cli.app import app
-
         commands = get_command(app).commands  # type: ignore[attr-defined]
         return [self._section(name, command) for name, command in commands.items()]
 
@@ -30,8 +30,8 @@ class Commands(SphinxDirective):
         usage = " ".join(["mdsens", name, *map(_metavar, arguments), "[OPTIONS]" if options else ""])
         section += nodes.literal_block(usage.strip(), usage.strip(), language="text")
         section += self._parsed(inspect.cleandoc(command.help or ""))
-        rows = [(_metavar(p), p.help or "", p) for p in arguments]
-        rows += [(", ".join(p.opts), p.help or "", p) for p in options]
+        rows = [(_metavar(p), with_names(p.help or ""), p) for p in arguments]
+        rows += [(", ".join(p.opts), with_names(p.help or ""), p) for p in options]
         if rows:
             section += self._table(rows)
         return section
@@ -75,6 +75,6 @@ def _default(parameter: Any) -> str:
     return str(getattr(default, "value", default))
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("commands", Commands)
+def setup(sphinx: Sphinx) -> dict[str, Any]:
+    sphinx.add_directive("commands", Commands)
     return {"parallel_read_safe": True}

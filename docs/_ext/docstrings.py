@@ -1,4 +1,4 @@
-"""Our docstrings are Markdown, and signatures are best read as they are written: both are made ready for autodoc."""
+"""Prepares docstrings, which are Markdown, and signatures, which are shown as in the source, for autodoc."""
 
 import dataclasses
 import inspect
@@ -11,11 +11,12 @@ from sphinx.application import Sphinx
 
 import mdsens
 
-PUBLIC = {name for name in mdsens.__all__ if name not in mdsens._ROOMS}
+PUBLIC = {name for name in mdsens.__all__ if callable(getattr(mdsens, name))}
+"""The public classes and functions."""
 
 
 def to_rst(text: str) -> str:
-    """reStructuredText: code in backticks, lists, indented code; names of mdsens become links."""
+    """Convert code in backticks, lists and indented code to reStructuredText; names of mdsens become links."""
     paragraphs: list[str] = []
     for paragraph in text.split("\n\n"):
         in_list = bool(paragraphs) and re.search(r"^- ", paragraphs[-1], re.MULTILINE)
@@ -40,7 +41,7 @@ def _escaped(prose: str) -> str:
 
 
 class _Text:
-    """What is shown of an annotation or a default."""
+    """The text that is shown for an annotation or a default."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -50,19 +51,19 @@ class _Text:
 
 
 def signature_of(thing: Any) -> tuple[str, str | None]:
-    """Annotations as in the source; defaults that a factory makes as a call of it."""
-    found, home = inspect.signature(thing), sys.modules[thing.__module__]
+    """The signature with annotations as in the source, and defaults made by a factory shown as a call of it."""
+    found, module = inspect.signature(thing), sys.modules[thing.__module__]
 
     def shown(annotation: Any) -> Any:
         if annotation is inspect.Parameter.empty:
             return annotation
         text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-        of_files = getattr(home, "Path", None) is pathlib.Path  # and not mdsens.Path
+        of_files = getattr(module, "Path", None) is pathlib.Path  # and not mdsens.Path
         return _Text(re.sub(r"(?<![.\w])Path\b", "pathlib.Path", text) if of_files else text)
 
     generated = inspect.isclass(thing) and dataclasses.is_dataclass(thing) and not _has_own_init(thing)
     fields = dataclasses.fields(thing) if generated else ()
-    typed = {field.name: field.type for field in fields}  # a converter's argument may be anything
+    typed = {field.name: field.type for field in fields}  # the type after the field's converter
     factories = {field.name: field.default_factory for field in fields}
     made = {name: f"{made.__name__}()" for name, made in factories.items() if made is not dataclasses.MISSING}
     parameters = [
@@ -83,7 +84,7 @@ def _has_own_init(thing: type) -> bool:
 
 
 def _is_called(thing: type) -> bool:
-    """Whether users make one: its own `__init__`, arguments in the docstring, or defaults for all tell."""
+    """Whether users construct it: it has an `__init__`, arguments in its docstring, or defaults for all of them."""
     parameters = list(inspect.signature(thing).parameters.values())
     free = bool(parameters) and all(each.default is not inspect.Parameter.empty for each in parameters)
     return _has_own_init(thing) or free or "**Arguments:**" in (thing.__doc__ or "")
@@ -99,12 +100,12 @@ def show_signature(
 
 def convert(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     if what == "data" and "\n".join(lines).strip() == inspect.cleandoc(type(thing).__doc__ or ""):
-        lines.clear()  # what is said of all dictionaries says nothing of this one
+        lines.clear()  # the docstring of the type says nothing about this object
     lines[:] = to_rst("\n".join(lines)).splitlines()
 
 
 def resolve(app: Sphinx, env: Any, node: Any, text: Any) -> Any:
-    """A class in a signature, by its public name if it has one; the other ones of mdsens are no links."""
+    """Link a class in a signature by its public name if it has one; other classes of mdsens get no link."""
     target = node.get("reftarget", "")
     name = target.rpartition(".")[2]
     if node.get("reftype") != "class" or target.startswith("pathlib."):

@@ -1,4 +1,4 @@
-"""Maths as MathML, made at build time by docutils: browsers draw it themselves, without scripts or a network."""
+"""Formulas as MathML, which docutils makes at build time and browsers render without scripts or a network."""
 
 import re
 from html import escape
@@ -36,7 +36,7 @@ def _converted(node: nodes.Element, as_block: bool) -> str:
         log.warning(r"docutils reads \frac12 as 12 over what follows; write \frac{1}{2}: %s", tex, location=node)
     try:
         return tex2mathml(tex, as_block=as_block)
-    except (MathError, IndexError) as error:  # the latter of a superscript on nothing
+    except (MathError, IndexError) as error:  # IndexError for a superscript without a base
         log.warning("docutils cannot read this formula (%s): %s", error, tex, location=node)
         return f"<code>{escape(tex)}</code>"
 

@@ -1,4 +1,4 @@
-"""The notebooks, copied below docs/ as they are stored, and one picture of each for the gallery."""
+"""Copies the notebooks below docs/ with their stored outputs, and takes one picture of each for the gallery."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 PICTURE = {"01": 2, "03": 3, "04": 1, "05": 4}
-"""Which of a notebook's pictures the gallery shows, by its number; the first of any other."""
+"""The index of the picture that the gallery shows, by the number of the notebook; 0 for all others."""
 
 
 def collect(app: Sphinx) -> None:
@@ -27,7 +27,7 @@ def collect(app: Sphinx) -> None:
 
 
 def _entry(path: Path, folder: Path) -> str:
-    """A notebook's title, the question it asks, and a picture; nothing where it has none."""
+    """The title of a notebook, its question and a picture; empty without a picture."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     pictures = [
         output["data"]["image/png"]
@@ -45,7 +45,7 @@ def _entry(path: Path, folder: Path) -> str:
 
 
 def _lead(text: str) -> str:
-    """What leads to the question in bold that a notebook asks, and the question; else the first sentence."""
+    """The text up to the end of the question in bold that a notebook asks, else its first sentence."""
     paragraph = " ".join(text.split())
     before, _, rest = paragraph.partition("**")
     question, closed, _ = rest.partition("**")

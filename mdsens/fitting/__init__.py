@@ -1,4 +1,4 @@
-"""Parameters from measured packings."""
+"""Fits of parameters to measured packings."""
 
 from .least_squares import fit
 from .minibatches import Minibatches

@@ -1,73 +1,69 @@
-"""Where a fit starts: the parameters with which the forces at the measured positions balance best."""
+"""A start for a fit: the parameters with which the forces at the measured positions balance best."""
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..potentials import PairPotential
-from ..unknowns import Unknowns
-from .damped import damped_least_squares
+from ..parameters import ParameterVector
+from ..potentials import Potential
+from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
+from .damped import Limits, Vector, damped_least_squares
 from .problem import Problem
 from .target import Data, differences
 
 MOST_STEPS = 100
 
 
-def nearest(
-    problem: Problem, first: np.ndarray, scale: np.ndarray, limits: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray | None:
-    """The unknowns that minimize Σ|net force|²/Σ(force in a contact)², and the errors of forces that were measured.
+def balance_forces(problem: Problem, first: Vector, scale: Vector, limits: Limits) -> Vector | None:
+    """The parameters that minimize Σ|net force|²/Σ(force in a contact)², and the errors of forces that were measured.
 
-    Nothing is relaxed, so it does not matter what lies between here and there, or that others are stabler. None
-    where positions are no data, or there is no force to begin with.
+    Nothing is relaxed: rearrangements on the way to these parameters, and more stable packings, play no part.
+
+    **Returns:**
+
+    - The vector of parameters [k]; None where positions are no data, or no forces act at first.
     """
     chosen = [(target, data) for target, data in zip(problem.targets, problem.data, strict=True) if data.positions]
-    potential, unknowns = problem.potential, problem.unknowns
-    if not chosen or not isinstance(potential, PairPotential) or problem.relax.pressure is not None:
+    potential, parameters = problem.potential, problem.parameters
+    if not chosen or not potential.is_pairwise or problem.relax.pressure is not None:
         return None
-    units = [target.scale("forces") if data.forces is not None else 1.0 for target, data in chosen]
+    units = [as_array(target.scale("forces") if data.forces is not None else 1.0, float) for target, data in chosen]
+    known = [(data, potential, parameters, unit) for (_, data), unit in zip(chosen, units, strict=True)]
 
-    def rows(vector: np.ndarray) -> np.ndarray:
-        theta = jnp.asarray(vector)
-        return np.concatenate(
-            [_imbalance(data, potential, unknowns, theta, unit) for (_, data), unit in zip(chosen, units, strict=True)]
-        )
+    def rows(vector: Vector) -> np.ndarray:
+        return np.concatenate([_imbalance(*each, as_array(vector)) for each in known])
 
-    def jacobian(vector: np.ndarray) -> np.ndarray:
-        theta = jnp.asarray(vector)
-        return np.concatenate(
-            [_slope(data, potential, unknowns, theta, unit) for (_, data), unit in zip(chosen, units, strict=True)]
-        )
+    def jacobian(vector: Vector) -> np.ndarray:
+        return np.concatenate([_slope(*each, as_array(vector)) for each in known])
 
     if not np.isfinite(rows(first)).all():
         return None
-    return damped_least_squares(
-        rows, jacobian, first, limits, scale, xtol=1e-8, ftol=1e-8, gtol=1e-8, most=MOST_STEPS
-    ).x
+    tolerances = {"xtol": 1e-8, "ftol": 1e-8, "gtol": 1e-8}
+    return damped_least_squares(rows, jacobian, first, limits, scale, MOST_STEPS, **tolerances).x
 
 
-@eqx.filter_jit
+@compile_once
 def _imbalance(
-    data: Data, potential: PairPotential, unknowns: Unknowns, vector: Float[Array, " k"], unit: float
+    data: Data, potential: Potential, parameters: ParameterVector, unit: Float[Array, ""], vector: Float[Array, " k"]
 ) -> Float[Array, " m"]:
     """Net forces in units of the typical one in a contact, errors of forces in their unit; NaN without contacts."""
-    other, system = unknowns.put(vector, potential, data.system)
-    assert isinstance(other, PairPotential)
-    listed = data.kind.build(*jax.lax.stop_gradient((other, system)))
+    other, system = parameters.apply(vector, potential, data.system)
+    listed = data.finder.build(*jax.lax.stop_gradient((other, system)))
     pairs = other.pairs(system, listed)
+    assert pairs is not None
     typical = jnp.sqrt(jnp.sum(pairs.slope**2) / system.n)
-    sound = jnp.where((typical > 0.0) & ~listed.overflow, 1.0, jnp.nan)
-    net = (pairs.gradient(system.n) * sound / jnp.where(typical > 0.0, typical, 1.0)).ravel()
-    errors = differences(data, other, system, None).get("forces", jnp.zeros(0, net.dtype))
+    nan_mask = jnp.where((typical > 0.0) & ~listed.overflow, 1.0, jnp.nan)
+    net = (pairs.gradient(system.n) * nan_mask / jnp.where(typical > 0.0, typical, 1.0)).ravel()
+    errors = differences(data, other, system, None, None).get("forces", jnp.zeros(0, net.dtype))
     return jnp.concatenate([net, errors / unit])
 
 
-@eqx.filter_jit
+@compile_once
 def _slope(
-    data: Data, potential: PairPotential, unknowns: Unknowns, vector: Float[Array, " k"], unit: float
+    data: Data, potential: Potential, parameters: ParameterVector, unit: Float[Array, ""], vector: Float[Array, " k"]
 ) -> Float[Array, "m k"]:
-    return jax.jacfwd(lambda v: _imbalance(data, potential, unknowns, v, unit))(vector)
+    return jax.jacfwd(lambda v: _imbalance(data, potential, parameters, unit, v))(vector)

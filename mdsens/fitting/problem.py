@@ -1,4 +1,4 @@
-"""How far equilibria are from their targets, and the implicit Jacobian, for one vector of unknowns."""
+"""Equilibria compared with their targets, and the implicit Jacobian, for one vector of parameters."""
 
 from __future__ import annotations
 
@@ -8,94 +8,103 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..cholesky import where_positive
-from ..contacts import Standing, standing
-from ..errors import MdsensError, NotConverged, NotRigid
+from ..errors import MdsensError, NotConverged, Status
+from ..linear_solvers.cholesky import explain_missing_factors
+from ..linearization import Linearization, facts_of
+from ..parameters import ParameterVector, as_function
 from ..potentials import Potential
 from ..relaxation import Equilibrium, Relaxation
-from ..unknowns import Unknowns, as_function
+from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
 from .target import Data, Target, differences
+
+COMPARISONS_KEPT = 4
+"""Of the last vectors of parameters, so that none is relaxed twice in a row."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """The equilibria at one vector of unknowns, and how far they are from the targets.
+class Comparison:
+    """The equilibria at one vector of parameters, and how far they are from the targets.
 
-    `rows` [m] are the differences in natural units. `share` [m] is what each counts for: nothing for particles that
-    nothing holds, and so much more for the others that a packing does not seem closer the fewer are held.
+    - `equilibria`: one for each target; None for a target of forces alone.
+    - `differences` [m]: equilibrium minus data, in natural units.
+    - `factors` [m]: by which each difference counts. They are zero for the positions of rattlers, and for those of the
+      other particles √(n / number of others): a packing with more rattlers is no better a fit.
     """
 
-    rests: tuple[Equilibrium | None, ...]
-    rows: np.ndarray
-    share: np.ndarray
+    equilibria: tuple[Equilibrium | None, ...]
+    differences: np.ndarray
+    factors: np.ndarray
 
 
 class Problem:
-    """Residuals and Jacobian as functions of the unknowns; every packing is relaxed from its measured positions.
+    """Residuals and their Jacobian as functions of the parameters; each packing is relaxed from its measured positions.
 
     `weights` [m] are natural units over uncertainties. `failure` is the last reason why there was no equilibrium.
     """
 
-    def __init__(self, potential: Potential, targets: list[Target], unknowns: Unknowns, relax: Relaxation) -> None:
-        self.potential, self.targets, self.unknowns, self.relax = potential, targets, unknowns, relax
-        self.data = [Data.of(target, potential) for target in targets]
+    def __init__(
+        self, potential: Potential, targets: list[Target], parameters: ParameterVector, relax: Relaxation
+    ) -> None:
+        self.potential, self.targets, self.parameters, self.relax = potential, targets, parameters, relax
+        self.data = [Data.from_target(target, potential) for target in targets]
         self.layout = [(target, kind, self._length(target, kind)) for target in targets for kind in target.kinds]
         scales = [
             target.scale(kind) / target.uncertainties.get(kind, target.scale(kind)) for target, kind, _ in self.layout
         ]
         self.weights = np.repeat(scales, [length for *_, length in self.layout])
         self.relaxations, self.failure = 0, NotConverged("nothing was relaxed yet")
-        self._seen: dict[bytes, Look | None] = {}
+        self._kept: dict[bytes, Comparison | None] = {}
 
-    def look(self, vector: np.ndarray) -> Look | None:
-        """The equilibria there; None where there are none, or nothing is held."""
+    def compare(self, vector: Float[np.ndarray, " k"]) -> Comparison | None:
+        """The equilibria there; None where there are none, or where no contacts constrain the particles."""
         key = vector.tobytes()
-        if key not in self._seen:
-            self._seen = dict(list(self._seen.items())[-3:])
+        if key not in self._kept:
+            self._kept = dict(list(self._kept.items())[1 - COMPARISONS_KEPT :])
             try:
-                self._seen[key] = self._relaxed(vector)
+                self._kept[key] = self._relaxed(vector)
             except MdsensError as error:
-                self.failure, self._seen[key] = error, None  # type: ignore[assignment]
-        return self._seen[key]
+                self.failure, self._kept[key] = error, None  # type: ignore[assignment]
+        return self._kept[key]
 
-    def weighted(self, look: Look) -> Float[np.ndarray, " m"]:
-        """The rows whose squares are summed."""
-        return look.rows * look.share * self.weights
+    def residuals(self, comparison: Comparison) -> Float[np.ndarray, " m"]:
+        """The weighted differences, whose squares are summed."""
+        return comparison.differences * comparison.factors * self.weights
 
-    def jacobian(self, vector: np.ndarray) -> Float[np.ndarray, "m k"]:
-        """Of the differences in natural units, where there are equilibria."""
-        look = self.look(vector)
-        assert look is not None
+    def jacobian(self, vector: Float[np.ndarray, " k"]) -> Float[np.ndarray, "m k"]:
+        """∂(differences)/∂θ in natural units; NaN where it cannot be trusted."""
+        comparison = self.compare(vector)
+        assert comparison is not None
         parts = []
-        for target, data, rest in zip(self.targets, self.data, look.rests, strict=True):
-            with where_positive():
-                slopes = _slopes(data, self.unknowns, jnp.asarray(vector), self.potential, rest)
-                slopes = jax.block_until_ready(slopes)
+        for target, data, equilibrium in zip(self.targets, self.data, comparison.equilibria, strict=True):
+            point = self.potential, equilibrium, _linearization_of(equilibrium)
+            with explain_missing_factors():
+                slopes = jax.block_until_ready(_jacobian(data, self.parameters, as_array(vector), *point))
             parts += [np.asarray(slopes[kind]) / target.scale(kind) for kind in target.kinds]
         return np.concatenate(parts)
 
-    def pulled(self, vector: np.ndarray) -> Float[np.ndarray, " k"]:
-        """The gradient of half the sum of the squared weighted rows, in reverse mode; NaN where not to be trusted."""
-        look = self.look(vector)
-        assert look is not None
-        pull = self.weighted(look) * look.share * self.weights
+    def gradient(self, vector: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """The gradient of half the sum of the squared residuals, in reverse mode; NaN where it cannot be trusted."""
+        comparison = self.compare(vector)
+        assert comparison is not None
+        pull = self.residuals(comparison) * comparison.factors * self.weights
         cotangents: list[dict[str, Array]] = [{} for _ in self.targets]
         for number, kind, part in self._parts(pull):
-            cotangents[number][kind] = jnp.asarray(part / self.targets[number].scale(kind))
+            cotangents[number][kind] = as_array(part / self.targets[number].scale(kind))
         slope = np.zeros(vector.shape)
-        for data, rest, cotangent in zip(self.data, look.rests, cotangents, strict=True):
-            with where_positive():
-                slope += np.asarray(_pulled(data, self.unknowns, jnp.asarray(vector), self.potential, rest, cotangent))
+        for data, equilibrium, cotangent in zip(self.data, comparison.equilibria, cotangents, strict=True):
+            point = self.potential, equilibrium, _linearization_of(equilibrium)
+            with explain_missing_factors():
+                slope += np.asarray(_gradient(data, self.parameters, as_array(vector), *point, cotangent))
         return slope
 
-    def split(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], ...]:
-        """Rows in natural units as differences in the data's own units, by kind, for every target."""
+    def split(self, differences: Float[np.ndarray, " m"]) -> tuple[dict[str, np.ndarray], ...]:
+        """Differences in natural units as differences in the data's own units, by kind, for every target."""
         found: list[dict[str, np.ndarray]] = [{} for _ in self.targets]
-        for number, kind, part in self._parts(rows):
+        for number, kind, part in self._parts(differences):
             target = self.targets[number]
             off = part * target.scale(kind)
             found[number][kind] = off.reshape(target.system.positions.shape) if self._is_field(kind) else off
@@ -107,28 +116,26 @@ class Problem:
         for (target, kind, length), end in zip(self.layout, np.cumsum([n for *_, n in self.layout]), strict=True):
             yield place[id(target)], kind, rows[end - length : end]
 
-    def _relaxed(self, vector: np.ndarray) -> Look:
-        rests: list[Equilibrium | None] = []
-        rows, share = [], []
+    def _relaxed(self, vector: np.ndarray) -> Comparison:
+        equilibria: list[Equilibrium | None] = []
+        rows, factors = [], []
         for target, data in zip(self.targets, self.data, strict=True):
-            potential, system = self.unknowns.put(jnp.asarray(vector), self.potential, target.system)
-            rest, of_particles = None, np.ones(system.n)
-            if target.needs_rest:
+            potential, system = self.parameters.apply(as_array(vector), self.potential, target.system)
+            equilibrium, of_particles = None, np.ones(system.n)
+            if target.needs_equilibrium:
                 self.relaxations += 1
-                rest = self.relax(potential, system).frozen
-                held = ~np.asarray(_standing(rest).rattlers)
-                if not held.any():
-                    raise NotRigid("nothing holds the particles, as below jamming: their positions respond to nothing")
-                of_particles = held * np.sqrt(held.size / held.sum())
-            found = _differences(data, potential, system, rest)
+                equilibrium = self.relax(potential, system).frozen
+                of_particles = _factors_of_particles(equilibrium.linearization)
+            found = _differences(data, potential, system, equilibrium, _linearization_of(equilibrium))
             for kind in target.kinds:
                 rows.append(np.asarray(found[kind]) / target.scale(kind))
-                share.append(np.repeat(of_particles, system.dim) if kind == "positions" else np.ones(rows[-1].shape))
-            rests.append(rest)
-        look = Look(tuple(rests), np.concatenate(rows), np.concatenate(share))
-        if not np.isfinite(look.rows).all():
+                each = np.repeat(of_particles, system.dim) if kind == "positions" else np.ones(rows[-1].shape)
+                factors.append(each)
+            equilibria.append(equilibrium)
+        comparison = Comparison(tuple(equilibria), np.concatenate(rows), np.concatenate(factors))
+        if not np.isfinite(comparison.differences).all():
             raise NotConverged("some of the differences between equilibria and data are not finite")
-        return look
+        return comparison
 
     @staticmethod
     def _is_field(kind: str) -> bool:
@@ -140,37 +147,57 @@ class Problem:
         return len(np.asarray(target.contacts)) + target.system.n if kind == "contacts" else 1
 
 
+def _linearization_of(equilibrium: Equilibrium | None) -> Linearization | None:
+    return None if equilibrium is None else equilibrium.linearization
+
+
+def _factors_of_particles(linearization: Linearization) -> Float[np.ndarray, " n"]:
+    constrained = ~np.asarray(linearization.contacts.rattlers)
+    if not constrained.any():
+        raise Status.NOT_RIGID.raised(**facts_of(linearization))
+    return constrained * np.sqrt(constrained.size / constrained.sum())
+
+
+_differences = compile_once(differences)
+
+
 @eqx.filter_jit
-def _standing(rest: Equilibrium) -> Standing:
-    return standing(rest.potential, rest.system, rest.close, rest.curvature)
-
-
-_differences = eqx.filter_jit(differences)
-
-
-@eqx.filter_jit
-def _slopes(
-    data: Data, unknowns: Unknowns, vector: Float[Array, " k"], potential: Potential, rest: Equilibrium | None
-) -> dict[str, Any]:
-    return jax.jacfwd(lambda v: _as_function(data, unknowns, v, potential, rest))(vector)
-
-
-@eqx.filter_jit
-def _pulled(
+def _jacobian(
     data: Data,
-    unknowns: Unknowns,
+    parameters: ParameterVector,
     vector: Float[Array, " k"],
     potential: Potential,
-    rest: Equilibrium | None,
+    equilibrium: Equilibrium | None,
+    linearization: Linearization | None,
+) -> dict[str, Any]:
+    return jax.jacfwd(lambda v: _as_function(data, parameters, v, potential, equilibrium, linearization))(vector)
+
+
+@eqx.filter_jit
+def _gradient(
+    data: Data,
+    parameters: ParameterVector,
+    vector: Float[Array, " k"],
+    potential: Potential,
+    equilibrium: Equilibrium | None,
+    linearization: Linearization | None,
     cotangents: dict[str, Array],
 ) -> Float[Array, " k"]:
-    _, pull = jax.vjp(lambda v: _as_function(data, unknowns, v, potential, rest), vector)
-    return pull(cotangents)[0]
+    def found(vector: Float[Array, " k"]) -> dict[str, Array]:
+        return _as_function(data, parameters, vector, potential, equilibrium, linearization)
+
+    return jax.vjp(found, vector)[1](cotangents)[0]
 
 
 def _as_function(
-    data: Data, unknowns: Unknowns, vector: Float[Array, " k"], potential: Potential, rest: Equilibrium | None
+    data: Data,
+    parameters: ParameterVector,
+    vector: Float[Array, " k"],
+    potential: Potential,
+    equilibrium: Equilibrium | None,
+    linearization: Linearization | None,
 ) -> dict[str, Array]:
-    """The differences at other unknowns, to be differentiated."""
-    other, system = unknowns.put(vector, potential, data.system)
-    return differences(data, other, system, None if rest is None else as_function(rest, unknowns, vector))
+    """The differences as a function of the parameters, to be differentiated."""
+    other, system = parameters.apply(vector, potential, data.system)
+    moved = None if equilibrium is None else as_function(equilibrium, parameters, vector, linearization)
+    return differences(data, other, system, moved, linearization)

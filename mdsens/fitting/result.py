@@ -1,4 +1,4 @@
-"""What a fit found, and what the data do not say."""
+"""The result of a fit: estimates, their errors, and what the data leave undetermined."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import OptimizeResult
 
+from ..parameters import ParameterVector
 from ..potentials import Potential
 from ..relaxation import Equilibrium
-from ..unknowns import Unknowns
-from .problem import Look, Problem
+from .damped import Limits, Vector
+from .problem import Comparison, Problem
 
-POOR = 0.02
-"""A root mean square difference in natural units, as of positions in mean diameters, that no rounding explains."""
+POOR_FIT_RMS = 0.02
+"""A root mean square difference above this, in natural units such as mean diameters, is warned of: no rounding explains
+it."""
 
-WEAK = 1e-7
-"""A relative change of a parameter that changes the data by less than this part of their natural units is no change."""
+POOR_FIT_CHI_SQUARED = 4.0
+"""Where uncertainties are given, a mean squared residual above this is warned of: two standard deviations."""
+
+NEGLIGIBLE_EFFECT = 1e-7
+"""A parameter whose relative change by 1 changes the data by less than this, in natural units, is undetermined."""
+
+NEGLIGIBLE_SLOPE = 0.03
+"""A fit has converged where the residuals have less than this fraction of their length along the Jacobian."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """A combination of parameters that the data do not determine: relative changes `weights` of `labels` together."""
+    """A combination of parameters that the data do not determine: together, `labels` change relatively by `weights`."""
 
     labels: tuple[str, ...]
     weights: tuple[float, ...]
@@ -37,18 +45,23 @@ class Combination:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Estimates with their evidence.
+    """Estimates of parameters with their evidence.
 
-    `parameters` by name, each in its own shape, and their `standard_errors`; NaN for those that the data do not
-    determine, alone or in combination with others: `undetermined`. `covariance` [k, k] is of the components `labels`.
-    `loss` is half the sum of the squared residuals, in units of the uncertainties or of natural units. `residuals`,
-    for every target, are what the equilibrium has less what was measured, by kind of data, in the data's own units.
-    `potential` and `equilibria` are those with the estimates (with some possible value, where they are undetermined).
-
-    `converged` says that no small change makes the loss smaller; `at_bounds` names components at a bound. `history` has
-    loss and components at the start and after every step, or of every epoch in batches. `rearrangements` counts steps
-    at which a packing went to another minimum than was predicted (None in batches, where nothing is predicted),
-    `contact_changes` those at which its contacts changed. `warnings` say what to be careful about.
+    - `parameters`, `standard_errors`: by name, each in its own shape; NaN for those that the data do not determine,
+      alone or in combination with others.
+    - `undetermined`: the combinations of parameters that the data do not determine.
+    - `labels`, `covariance` [k, k]: the names of the components and their covariance.
+    - `loss`: half the sum of the squared residuals, in units of the uncertainties or in natural units.
+    - `residuals`: for every target, the values of the equilibrium minus those measured, by kind of data, in the data's
+      own units.
+    - `converged` (bool): no small change of the parameters makes the loss smaller.
+    - `at_bounds`: the names of components at a bound.
+    - `iterations`, `relaxations`: their numbers.
+    - `rearrangements`: the number of steps at which a packing went to another minimum than predicted; None in batches,
+      where nothing is predicted. `contact_changes`: the number of steps at which contacts changed.
+    - `history`: loss and components at the start and after every step, or of every epoch in batches.
+    - `warnings`: what to be careful about. `message`: why the fit ended.
+    - `potential`, `equilibria`: those with the estimates; parameters that are undetermined have some possible value.
     """
 
     parameters: dict[str, Any]
@@ -71,7 +84,7 @@ class Fit:
     equilibria: tuple[Equilibrium, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; what is undetermined is None."""
+        """The result for JSON; undetermined values are None."""
         return {
             "converged": self.converged,
             "parameters": {name: _plain(value) for name, value in self.parameters.items()},
@@ -127,71 +140,81 @@ class Fit:
         return f"{value.size} values from {spread}, standard errors up to {error[finite].max():.2g}{some}"
 
 
-def concluded(
+@dataclasses.dataclass
+class Record:
+    """The history of a fit: loss and parameters after every step, and how often packings and contacts changed."""
+
+    history: list[tuple[float, np.ndarray]] = dataclasses.field(default_factory=list)
+    rearrangements: int = 0
+    contact_changes: int = 0
+
+
+def summarize(
     problem: Problem,
     prior: Float[np.ndarray, "k 2"],
-    scale: Float[np.ndarray, " k"],
-    limits: tuple[np.ndarray, np.ndarray],
-    found: OptimizeResult,
-    way: Any,
+    scale: Vector,
+    limits: Limits,
+    end: OptimizeResult,
+    loss: float,
+    record: Record,
 ) -> Fit:
-    """The result of a fit that ended at `found`, after the `way` that counts steps and changes."""
-    look, unknowns, vector = problem.look(found.x), problem.unknowns, found.x
-    assert look is not None
-    tells = look.share > 0.0
-    natural = problem.jacobian(vector)[tells] * scale
-    known = np.isfinite(prior[:, 1])
-    from_priors = np.diag(scale / prior[:, 1])[known]
-    combinations, basis = undetermined(np.concatenate([natural, from_priors]), unknowns.labels, int(tells.sum()))
-    _, told = undetermined(natural, unknowns.labels, int(tells.sum()))
-    weighted = natural @ (told @ told.T) * problem.weights[tells, None]  # so that rounding tells nothing
-    rows = (look.rows * problem.weights)[tells]
-    free = max(1, rows.size - basis.shape[1] + int(known.sum()) - _translations(problem))
-    measured = all(kind in target.uncertainties for target in problem.targets for kind in target.kinds)
-    spread = 1.0 if measured else max(np.linalg.norm(rows) / np.sqrt(free), np.finfo(float).eps)
-    matrix = covariance(np.concatenate([weighted / spread, from_priors]), basis, scale)
+    """The result of a fit that ended at the parameters `end.x`."""
+    comparison, parameters, vector = problem.compare(end.x), problem.parameters, end.x
+    assert comparison is not None
+    counted = comparison.factors > 0.0
+    natural = problem.jacobian(vector)[counted] * scale
+    with_prior = np.isfinite(prior[:, 1])
+    prior_rows, labels = np.diag(scale / prior[:, 1])[with_prior], parameters.labels
+    combinations, basis = find_undetermined(np.concatenate([natural, prior_rows]), labels, int(counted.sum()))
+    _, by_data = find_undetermined(natural, labels, int(counted.sum()))
+    weighted = natural @ (by_data @ by_data.T) * problem.weights[counted, None]  # so that rounding determines nothing
+    residuals = (comparison.differences * problem.weights)[counted]
+    free = max(1, residuals.size - basis.shape[1] + int(with_prior.sum()) - _translations(problem))
+    weighed = all(kind in target.uncertainties for target in problem.targets for kind in target.kinds)
+    spread = 1.0 if weighed else max(np.linalg.norm(residuals) / np.sqrt(free), np.finfo(float).eps)
+    matrix = covariance(np.concatenate([weighted / spread, prior_rows]), basis, scale)
     errors = np.sqrt(np.diag(matrix))
     at_bound = (vector - limits[0] <= 1e-6 * scale) | (limits[1] - vector <= 1e-6 * scale)
-    settled, message = _settled(found, weighted @ basis, rows, at_bound.any())
+    converged, message = _convergence(end, weighted @ basis, residuals, at_bound.any())
     estimates = np.where(np.isfinite(errors), vector, np.nan)
-    warnings = _warnings(problem, look, rows, free, measured, estimates)
+    chi_squared = float(residuals @ residuals) / free if weighed else None
     assert all(np.isfinite(vector))
     return Fit(
-        parameters=by_name(unknowns, estimates),
-        standard_errors=by_name(unknowns, errors),
-        labels=unknowns.labels,
+        parameters=_by_name(parameters, estimates),
+        standard_errors=_by_name(parameters, errors),
+        labels=labels,
         covariance=matrix,
         undetermined=combinations,
-        loss=way.loss(vector),
-        residuals=problem.split(look.rows),
-        converged=settled,
-        at_bounds=tuple(label for label, at in zip(unknowns.labels, at_bound, strict=True) if at),
-        iterations=int(found.njev) - 1,
+        loss=loss,
+        residuals=problem.split(comparison.differences),
+        converged=converged,
+        at_bounds=tuple(label for label, at in zip(labels, at_bound, strict=True) if at),
+        iterations=int(end.njev) - 1,
         relaxations=problem.relaxations,
-        rearrangements=way.rearrangements,
-        contact_changes=way.contact_changes,
-        history=tuple(way.history),
-        warnings=warnings,
+        rearrangements=record.rearrangements,
+        contact_changes=record.contact_changes,
+        history=tuple(record.history),
+        warnings=_warnings(problem, comparison, chi_squared, estimates),
         message=message,
-        potential=unknowns.put(vector, problem.potential, problem.targets[0].system)[0],
-        equilibria=tuple(rest for rest in look.rests if rest is not None),
+        potential=parameters.apply(vector, problem.potential, problem.targets[0].system)[0],
+        equilibria=tuple(each for each in comparison.equilibria if each is not None),
     )
 
 
 def _translations(problem: Problem) -> int:
-    """Degrees of freedom that comparing positions up to a translation takes away."""
+    """The degrees of freedom lost because positions are compared up to a translation."""
     return sum(target.system.dim for target in problem.targets if target.positions)
 
 
-def _settled(found: OptimizeResult, jacobian: np.ndarray, rows: np.ndarray, bound: bool) -> tuple[bool, str]:
+def _convergence(end: OptimizeResult, jacobian: np.ndarray, residuals: np.ndarray, bound: bool) -> tuple[bool, str]:
     """Whether no small step makes the loss smaller: the residuals have no part left along the Jacobian."""
-    if found.status == 0:
+    if end.status == 0:
         return False, "the steps allowed are used up (max_steps); the best so far is returned"
-    size = np.linalg.norm(rows)
-    along = np.linalg.norm(np.linalg.qr(jacobian)[0].T @ rows) if jacobian.size else 0.0
-    if not bound and size > 1e-8 * np.sqrt(rows.size) and along > 0.03 * size:
-        return False, found.get(
-            "unsettled",
+    size = np.linalg.norm(residuals)
+    along = np.linalg.norm(np.linalg.qr(jacobian)[0].T @ residuals) if jacobian.size else 0.0
+    if not bound and size > 1e-8 * np.sqrt(residuals.size) and along > NEGLIGIBLE_SLOPE * size:
+        return False, end.get(
+            "not_converged",
             "every smaller step meets a change of contacts that makes the loss larger, though the slope is not zero: "
             "start elsewhere, or give more data",
         )
@@ -199,21 +222,22 @@ def _settled(found: OptimizeResult, jacobian: np.ndarray, rows: np.ndarray, boun
 
 
 def _warnings(
-    problem: Problem, look: Look, rows: np.ndarray, free: int, measured: bool, estimates: np.ndarray
+    problem: Problem, comparison: Comparison, chi_squared: float | None, estimates: np.ndarray
 ) -> tuple[str, ...]:
-    said = []
-    poor = float(rows @ rows) / free > 4.0 if measured else float(np.sqrt(np.mean(look.rows**2))) > POOR
+    """**Arguments:** `chi_squared`, the mean squared residual where uncertainties are given."""
+    warnings = []
+    poor = _rms(comparison.differences) > POOR_FIT_RMS if chi_squared is None else chi_squared > POOR_FIT_CHI_SQUARED
     if poor:
-        how = "many standard deviations" if measured else "much"
-        said.append(f"the data are {how} off what any of these parameters gives{_worst(problem, look)}")
+        how_far = "far" if chi_squared is None else "many standard deviations"
+        warnings.append(f"the data are {how_far} from those of the best parameters{_farthest(problem, comparison)}")
     if not np.isfinite(estimates).any():
-        said.append("the data determine none of these parameters")
-    return tuple(said)
+        warnings.append("the data determine none of these parameters")
+    return tuple(warnings)
 
 
-def _worst(problem: Problem, look: Look) -> str:
-    """Which particles are farthest from where they were measured."""
-    for number, each in enumerate(problem.split(look.rows)):
+def _farthest(problem: Problem, comparison: Comparison) -> str:
+    """The particles farthest from their measured positions."""
+    for number, each in enumerate(problem.split(comparison.differences)):
         if "positions" in each:
             far = np.linalg.norm(each["positions"], axis=1)
             worst = np.argsort(far)[::-1][:5]
@@ -222,41 +246,47 @@ def _worst(problem: Problem, look: Look) -> str:
     return ""
 
 
-def undetermined(
+def find_undetermined(
     jacobian: Float[np.ndarray, "m k"], labels: tuple[str, ...], rows: int
 ) -> tuple[tuple[Combination, ...], Float[np.ndarray, "k r"]]:
-    """The combinations that change nothing, and a basis [k, r] of the others.
+    """The combinations of parameters that change nothing, and a basis [k, r] of the others.
 
-    `jacobian` is in natural units of the data for relative changes of the parameters, of which `rows` tell something.
+    **Arguments:**
+
+    - `jacobian` [m, k]: changes of the data, in natural units, for relative changes of the parameters.
+    - `rows`: the number of data that count.
     """
     _, size, vectors = np.linalg.svd(jacobian, full_matrices=True)
     size = np.concatenate([size, np.zeros(len(labels) - len(size))])
-    cut = max(1e-9 * size[0], WEAK * np.sqrt(max(rows, 1)))
+    cut = max(1e-9 * size[0], NEGLIGIBLE_EFFECT * np.sqrt(max(rows, 1)))
     combinations = []
-    for loose in vectors[size <= cut]:
-        vector = loose * np.sign(loose[np.argmax(np.abs(loose))])
+    for free in vectors[size <= cut]:
+        vector = free * np.sign(free[np.argmax(np.abs(free))])
         large = np.flatnonzero(np.abs(vector) > 0.05 * np.abs(vector).max())
         combinations.append(Combination(tuple(labels[k] for k in large), tuple(float(vector[k]) for k in large)))
     return tuple(combinations), vectors[size > cut].T
 
 
-def covariance(
-    weighted: Float[np.ndarray, "m k"], basis: Float[np.ndarray, "k r"], scale: Float[np.ndarray, " k"]
-) -> np.ndarray:
-    """That of the components, from the Jacobian for relative changes in standard deviations of the data; NaN for those
-    that the data do not determine.
+def covariance(weighted: Float[np.ndarray, "m k"], basis: Float[np.ndarray, "k r"], scale: Vector) -> np.ndarray:
+    """The covariance of the components [k, k]; NaN for those that the data do not determine.
+
+    **Arguments:**
+
+    - `weighted` [m, k]: changes of the data, in standard deviations, for relative changes of the parameters.
+    - `basis` [k, r]: of the combinations that the data determine.
+    - `scale` [k]: by which a change is relative.
     """
     within = np.linalg.svd(weighted @ basis, full_matrices=False)
     inverse = basis @ (within[2].T / np.maximum(within[1], 1e-300)) if basis.size else np.zeros((len(scale), 1))
     matrix = (inverse @ inverse.T) * np.outer(scale, scale)
-    loose = 1.0 - np.sum(basis**2, axis=1) > 1e-6
-    matrix[loose, :] = matrix[:, loose] = np.nan
+    undetermined = 1.0 - np.sum(basis**2, axis=1) > 1e-6
+    matrix[undetermined, :] = matrix[:, undetermined] = np.nan
     return matrix
 
 
-def by_name(unknowns: Unknowns, vector: np.ndarray) -> dict[str, Any]:
+def _by_name(parameters: ParameterVector, vector: Vector) -> dict[str, Any]:
     """Each parameter in its own shape, one number as a float."""
-    return {name: float(v) if np.ndim(v) == 0 else v for name, v in unknowns.by_name(vector).items()}
+    return {name: float(v) if np.ndim(v) == 0 else v for name, v in parameters.by_name(vector).items()}
 
 
 def _rms(rows: np.ndarray) -> float:

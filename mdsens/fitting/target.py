@@ -1,4 +1,4 @@
-"""A measured packing, and by how much an equilibrium differs from it."""
+"""A measured packing, and the differences between an equilibrium and it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from ..contacts import standing
 from ..errors import InvalidInput
-from ..hessian import gradient
-from ..neighbors import AllPairs, NeighborList, automatic
-from ..potentials import PairPotential, Potential
+from ..geometry import minimum_image
+from ..landscape.configuration import Configuration
+from ..linearization import Linearization
+from ..neighbors import NeighborList, PairFinder, automatic
+from ..potentials import Potential
 from ..properties import check_properties, measured
 from ..relaxation import Equilibrium
-from ..system import System, minimum_image
+from ..system import System
+
+ROOM_TO_GROW = 3
+"""The capacity of a neighbor list over what the measured packing needs, since diameters may grow during a fit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +34,20 @@ class Target:
     **Arguments:**
 
     - `system`: its cell, species, the diameters as far as they are known, and positions [n, d]: those measured, or
-      where relaxations start.
-    - `positions`: whether the positions are data; compared up to a translation and periodic images. Particles that
-      nothing holds tell nothing.
-    - `properties`: measured values by name, of `mdsens.properties.NAMED`: energy, pressure, moduli …
-    - `forces`: positions [n, d] off equilibrium, and the forces [n, d] there.
-    - `contacts`: the pairs [c, 2] that touch, all others not.
-    - `uncertainties`: standard deviations, by `positions` (a length), `forces`, `contacts` (a length) or the name of a
-      property. Without, all data weigh alike, measured in mean diameters, in root mean square forces, and relative to
-      the value; standard errors are then estimated from the residuals.
+      those from which relaxations start.
+    - `positions` (bool): whether the positions are data. They are compared up to a translation and periodic images;
+      rattlers are left out.
+    - `properties`: measured values by name, of `mdsens.properties.REGISTRY`: energy, pressure, moduli …
+    - `forces`: positions ([n, d], length) off equilibrium, and the forces ([n, d], energy per length) there.
+    - `contacts` (int [c, 2]): the pairs that touch; no other pair does.
+    - `uncertainties`: standard deviations, by `positions` (a length), `forces` (energy per length), `contacts` (a
+      length) or the name of a property. Without them, all data have the same weight, in natural units: mean diameters,
+      root mean square forces, and the measured value of a property. Standard errors are then estimated from the
+      residuals.
 
-    **Raises** `InvalidInput` for data that cannot be meant.
+    **Raises:**
+
+    - `InvalidInput` for data that make no sense.
     """
 
     system: System
@@ -51,16 +58,16 @@ class Target:
     uncertainties: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check_arguments()
+        self._check_types()
         check_properties(self.properties)
-        _finite("positions", self.system.positions)
+        _check_finite("positions", self.system.positions)
         for name, value in self.properties.items():
-            _finite(f"the measured {name}", value)
+            _check_finite(f"the measured {name}", value)
         if self.forces is not None:
             for name, array in zip(("positions", "forces"), self.forces, strict=True):
                 if np.shape(array) != self.system.positions.shape:
                     raise InvalidInput(f"{name} off equilibrium must have shape {list(self.system.positions.shape)}")
-                _finite(f"{name} off equilibrium", array)
+                _check_finite(f"{name} off equilibrium", array)
         if self.contacts is not None:
             pairs = np.asarray(self.contacts)
             if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.all((pairs >= 0) & (pairs < self.system.n)):
@@ -69,7 +76,7 @@ class Target:
             raise InvalidInput("this target has no data: positions, properties, forces or contacts")
         self._check_uncertainties()
 
-    def _check_arguments(self) -> None:
+    def _check_types(self) -> None:
         if isinstance(self.system, Equilibrium):
             raise InvalidInput("a Target has a System: of an equilibrium take rest.system")
         if not isinstance(self.system, System):
@@ -84,7 +91,7 @@ class Target:
         unknown = set(self.uncertainties) - set(self.kinds)
         if unknown:
             raise InvalidInput(
-                f"uncertainties of {', '.join(sorted(unknown))}, and the data are {', '.join(self.kinds)}"
+                f"there are uncertainties of {', '.join(sorted(unknown))}, and the data are {', '.join(self.kinds)}"
             )
         for name, value in self.uncertainties.items():
             if not (np.isfinite(value) and value > 0.0):
@@ -92,14 +99,17 @@ class Target:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What there are data of."""
-        arrays = ("positions" if self.positions else "", "forces" if self.forces is not None else "")
-        contacts = "contacts" if self.contacts is not None else ""
-        return tuple(kind for kind in (*arrays, contacts, *self.properties) if kind)
+        """The kinds of data: `positions`, `forces`, `contacts`, and names of properties."""
+        present = {
+            "positions": self.positions,
+            "forces": self.forces is not None,
+            "contacts": self.contacts is not None,
+        }
+        return (*(kind for kind, given in present.items() if given), *self.properties)
 
     @property
-    def needs_rest(self) -> bool:
-        """Whether an equilibrium is needed to compare with: not for forces alone."""
+    def needs_equilibrium(self) -> bool:
+        """Whether an equilibrium has to be found to compare with: not for forces alone."""
         return self.kinds != ("forces",)
 
     def scale(self, kind: str) -> float:
@@ -111,15 +121,18 @@ class Target:
         return abs(float(self.properties[kind])) or 1.0
 
 
-def _finite(what: str, values: Any) -> None:
+def _check_finite(name: str, values: Any) -> None:
     bad = np.argwhere(~np.isfinite(np.asarray(values, float)))
     if len(bad):
         where = f" of particle {bad[0][0]}" if np.ndim(values) else ""
-        raise InvalidInput(f"{what}{where} is not finite")
+        raise InvalidInput(f"{name}{where} is not finite")
 
 
 class Data(eqx.Module):
-    """The arrays of a target, for the device."""
+    """The arrays of a target: measured `values` of `properties`, forces `at` positions off equilibrium, and contacts.
+
+    `touching` [n, n] marks the pairs (i, j), i < j, that are in contact. `finder` finds the pairs that interact.
+    """
 
     system: System
     values: Float[Array, " m"]
@@ -128,64 +141,76 @@ class Data(eqx.Module):
     touching: Bool[Array, "n n"] | None
     i: Int[Array, " c"] | None
     j: Int[Array, " c"] | None
+    finder: PairFinder
     properties: tuple[str, ...] = eqx.field(static=True)
     positions: bool = eqx.field(static=True)
-    kind: AllPairs | NeighborList = eqx.field(static=True)
 
     @classmethod
-    def of(cls, target: Target, potential: Potential) -> Data:
+    def from_target(cls, target: Target, potential: Potential) -> Data:
         system, dtype = target.system, target.system.positions.dtype
         at, forces = (None, None) if target.forces is None else (jnp.asarray(a, dtype) for a in target.forces)
-        kind = automatic(potential, system)
-        if isinstance(kind, NeighborList):  # sizes may grow on the way
-            kind = dataclasses.replace(kind, pairs_per_particle=3 * kind.pairs_per_particle, per_row=3 * kind.per_row)
+        finder = automatic(potential, system)
+        if isinstance(finder, NeighborList):
+            pairs, row = ROOM_TO_GROW * finder.pairs_per_particle, ROOM_TO_GROW * finder.per_row
+            finder = dataclasses.replace(finder, pairs_per_particle=pairs, per_row=row)
         touching = i = j = None
         if target.contacts is not None:
             i, j = (jnp.asarray(k) for k in np.sort(np.asarray(target.contacts, np.int32), axis=1).T)
             touching = jnp.zeros((system.n, system.n), bool).at[i, j].set(True)
         values = jnp.asarray(list(target.properties.values()), dtype)
-        return cls(system, values, at, forces, touching, i, j, tuple(target.properties), target.positions, kind)
+        return cls(system, values, at, forces, touching, i, j, finder, tuple(target.properties), target.positions)
 
 
-def differences(data: Data, potential: Potential, system: System, rest: Equilibrium | None) -> dict[str, Array]:
-    """What an equilibrium has less what was measured, by kind, as vectors; differentiable.
+def differences(
+    data: Data,
+    potential: Potential,
+    system: System,
+    equilibrium: Equilibrium | None,
+    linearization: Linearization | None,
+) -> dict[str, Array]:
+    """The values of an equilibrium minus those measured, by kind of data, as vectors; differentiable.
 
-    `potential` and `system` are those of the equilibrium, which is not needed where only forces are compared. Rows of
-    particles that nothing holds are zero.
+    **Arguments:**
+
+    - `potential`, `system`: those of the equilibrium; only they are needed where forces alone are compared.
+    - `linearization`: that of the equilibrium. It identifies the rattlers, whose rows are zero.
     """
     found: dict[str, Array] = {}
-    if data.positions and rest is not None:
-        found["positions"] = _displacements(data, rest).ravel()
     if data.forces is not None and data.at is not None:
         displaced = system.replace(positions=data.at)
-        pairs = data.kind.build(*jax.lax.stop_gradient((potential, displaced)))
-        sound = jnp.where(pairs.overflow, jnp.nan, 1.0)
-        found["forces"] = ((-gradient(potential, displaced, pairs) - data.forces) * sound).ravel()
-    if data.touching is not None and rest is not None:
-        found["contacts"] = _wrong_contacts(data, rest)
-    if data.properties and rest is not None:
-        values = measured(rest, data.properties) - data.values
+        pairs = data.finder.build(*jax.lax.stop_gradient((potential, displaced)))
+        nan_mask = jnp.where(pairs.overflow, jnp.nan, 1.0)
+        forces = -Configuration(potential, displaced, pairs).gradient()
+        found["forces"] = ((forces - data.forces) * nan_mask).ravel()
+    if equilibrium is None or linearization is None:
+        return found
+    if data.positions:
+        found["positions"] = _displacements(data, equilibrium, linearization.contacts.rattlers).ravel()
+    if data.touching is not None:
+        found["contacts"] = _wrong_contacts(data, equilibrium)
+    if data.properties:
+        values = measured(equilibrium, data.properties) - data.values
         found |= {name: values[k : k + 1] for k, name in enumerate(data.properties)}
     return found
 
 
-def _displacements(data: Data, rest: Equilibrium) -> Float[Array, "n d"]:
-    """From the measured positions to those at rest, without the translation of what is held."""
-    here = jax.lax.stop_gradient((rest.potential, rest.frozen.system, rest.close, rest.curvature))
-    held = ~standing(*here).rattlers[:, None]
-    moved = jnp.where(held, minimum_image(rest.positions - data.system.positions, rest.system.box), 0.0)
-    return jnp.where(held, moved - jnp.sum(moved, axis=0) / jnp.maximum(1, jnp.sum(held)), 0.0)
+def _displacements(data: Data, equilibrium: Equilibrium, rattlers: Bool[Array, " n"]) -> Float[Array, "n d"]:
+    """From the measured positions to those at rest, without the mean over all particles but rattlers."""
+    constrained = ~rattlers[:, None]
+    separation = minimum_image(equilibrium.positions - data.system.positions, equilibrium.system.box)
+    moved = jnp.where(constrained, separation, 0.0)
+    mean = jnp.sum(moved, axis=0) / jnp.maximum(1, jnp.sum(constrained))
+    return jnp.where(constrained, moved - mean, 0.0)
 
 
-def _wrong_contacts(data: Data, rest: Equilibrium) -> Float[Array, " c+n"]:
-    """The gap of every contact that is open; and for each particle the overlaps with those it should not touch."""
-    potential, system = rest.potential, rest.system
-    if not isinstance(potential, PairPotential):
-        raise InvalidInput(f"{type(potential).__name__} is no sum over pairs: it has no contacts to compare")
-    assert data.i is not None and data.j is not None and data.touching is not None
-    apart = minimum_image(system.positions[data.j] - system.positions[data.i], system.box)
-    gap = jnp.linalg.norm(apart, axis=-1) - potential.cutoffs(system, data.i, data.j)
-    pairs = potential.pairs(system, rest.close)
+def _wrong_contacts(data: Data, equilibrium: Equilibrium) -> Float[Array, " c+n"]:
+    """The gap of every measured contact that is open; and for each particle its overlaps that were not measured."""
+    potential, system = equilibrium.potential, equilibrium.system
+    potential.require_contacts()
+    pairs = equilibrium.configuration.pairs
+    assert pairs is not None and data.i is not None and data.j is not None and data.touching is not None
+    separation = minimum_image(system.positions[data.j] - system.positions[data.i], system.box)
+    gap = jnp.linalg.norm(separation, axis=-1) - potential.cutoffs(system, data.i, data.j)
     unwanted = jnp.where(pairs.interacts & ~data.touching[pairs.i, pairs.j], -pairs.gap, 0.0)
     each = jnp.zeros(system.n, unwanted.dtype).at[pairs.i].add(unwanted).at[pairs.j].add(unwanted)
     return jnp.concatenate([jnp.maximum(gap, 0.0), each])

@@ -1,4 +1,4 @@
-"""What a minimizer is: a state and a step, made from a force and a shift, as in jax-md."""
+"""The base class of minimizers: a state and a step, made from a force and a shift, as in jax-md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from ..runtime.settings import Settings
 from ..system import System
 
 Positions = Float[Array, "n d"]
@@ -18,8 +19,8 @@ State = Any
 StepFunctions = tuple[Callable[[Positions], State], Callable[[State], State]]
 
 
-class Minimizer(eqx.Module):
-    """A recipe for steps downhill. Its fields are plain numbers: they choose the compiled program."""
+class Minimizer(Settings):
+    """A recipe for steps downhill."""
 
     @abc.abstractmethod
     def build(
@@ -27,20 +28,25 @@ class Minimizer(eqx.Module):
     ) -> StepFunctions:
         """The pair (init, apply): the state at some positions, and the state one step later.
 
-        `stiffness`, energy per length², is a typical second derivative of the pair potential; with
-        it a minimizer measures its steps, so that they suit any units. The positions in `system` are
-        those at which the list of neighbors was made, near the ones that the states have.
+        A state is the positions themselves, or has them as `.position`; if it also has `.force`, that is taken to be
+        the force at these positions.
 
-        A state is the positions themselves, or has them as `.position`; if it also has `.force`,
-        that is taken to be the force at these positions.
+        **Arguments:**
+
+        - `force(x)` and `shift(x, move)`: functions of positions [n, d].
+        - `stiffness` (energy per length²): a typical second derivative of the potential, by which a minimizer measures
+          its steps, so that they suit any units.
+        - `system`: the particles, at the positions where the neighbor list was made.
         """
 
 
 class JaxMDMinimizer(Minimizer):
     """Any minimizer of jax-md: `JaxMDMinimizer(jax_md.minimize.fire_descent, dt_max=0.2)`.
 
-    `factory` is called as `factory(force, shift, **options)` and returns (init, apply). Its steps
-    are in the units of the system.
+    **Arguments:**
+
+    - `factory`: called as `factory(force, shift, **options)`; it returns (init, apply). Its steps are in the units of
+      the system.
     """
 
     factory: Callable[..., Any] = eqx.field(static=True)

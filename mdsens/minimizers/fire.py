@@ -6,21 +6,24 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ..long_waves import amplifier
+from ..linear_solvers.fourier_preconditioner import fourier_preconditioner
+from ..runtime.settings import number
 from ..system import System
 from .base import ForceFunction, Minimizer, Positions, ShiftFunction, StepFunctions
 
-EASE = 0.9
-"""What the longest time step is multiplied by where a step led uphill; it grows again by as much in `UNTROUBLED`."""
+SHORTENING_UPHILL = 0.9
+"""The longest time step is multiplied by this where a step led uphill."""
 
-UNTROUBLED = 20
-"""Steps downhill between two uphill, with which the longest time step stays as it is: with fewer it is too long."""
+STEPS_TO_RECOVER = 20
+"""Steps downhill in which the longest time step grows back by as much: with fewer between two steps uphill it is too
+long.
+"""
+
+Scalar = Float[Array, ""]
 
 
 class FireState(eqx.Module):
-    """`pull` is the force, its long waves amplified; `dt_longest` is what `dt` may grow to here; `downhill` counts the
-    steps since one led uphill.
-    """
+    """`pull` is the preconditioned force; `dt_longest` limits `dt`; `downhill` counts steps since one led uphill."""
 
     position: Positions
     velocity: Float[Array, "n d"]
@@ -33,42 +36,48 @@ class FireState(eqx.Module):
 
 
 class FIRE(Minimizer):
-    """The Fast Inertial Relaxation Engine of Bitzek et al. (Phys. Rev. Lett. 97, 170201 (2006)).
+    """The Fast Inertial Relaxation Engine.
 
-    Every particle has the same mass, the stiffness of the pair potential, so that the same numbers serve soft and hard
-    potentials; in large periodic systems long waves have less. Where steps lead uphill again and again, as in a packing
-    squeezed until it is stiffer than its potential promised, the longest time step becomes shorter.
+    Every particle has the same mass, the stiffness of the potential, so that the same numbers serve soft and hard
+    potentials. In large periodic systems a Fourier preconditioner accelerates long waves. Where steps lead uphill again
+    and again, as in a packing squeezed until it is stiffer than its potential suggests, the longest time step shrinks.
 
-    **Arguments:** `dt_start` and `dt_max`, the first and the longest time step, in units of
-    (mass / stiffness)^½; the constants of the paper: N_min, f_inc, f_dec, α_start, f_α; and `long_waves`, whether those
-    of large periodic systems are hastened (`mdsens.long_waves`).
+    **Arguments:**
+
+    - `dt_start`, `dt_max`: the first and the longest time step, in units of (mass / stiffness)^½.
+    - `n_min`, `f_inc`, `f_dec`, `alpha_start`, `f_alpha`: the constants of the paper.
+    - `precondition` (bool): whether to use the Fourier preconditioner in large periodic systems.
+
+    **Reference:**
+
+    - Bitzek, Koskinen, Gähler, Moseler and Gumbsch, Phys. Rev. Lett. 97, 170201 (2006).
     """
 
-    dt_start: float = eqx.field(default=0.1, static=True)
-    dt_max: float = eqx.field(default=0.5, static=True)
-    n_min: int = eqx.field(default=5, static=True)
-    f_inc: float = eqx.field(default=1.1, static=True)
-    f_dec: float = eqx.field(default=0.5, static=True)
-    alpha_start: float = eqx.field(default=0.1, static=True)
-    f_alpha: float = eqx.field(default=0.99, static=True)
-    long_waves: bool = eqx.field(default=True, static=True)
+    dt_start: Scalar = number(0.1)
+    dt_max: Scalar = number(0.5)
+    n_min: Scalar = number(5)
+    f_inc: Scalar = number(1.1)
+    f_dec: Scalar = number(0.5)
+    alpha_start: Scalar = number(0.1)
+    f_alpha: Scalar = number(0.99)
+    precondition: bool = eqx.field(default=True, static=True)
 
     def build(
         self, force: ForceFunction, shift: ShiftFunction, stiffness: Float[Array, ""], system: System
     ) -> StepFunctions:
-        amplify = amplifier(system, self.long_waves)
+        precondition = fourier_preconditioner(system, self.precondition)
 
         def init(x: Positions) -> FireState:
-            dt, longest, alpha = (jnp.asarray(k, x.dtype) for k in (self.dt_start, self.dt_max, self.alpha_start))
+            dt, longest, alpha = (k.astype(x.dtype) for k in (self.dt_start, self.dt_max, self.alpha_start))
             f = force(x)
-            return FireState(x, jnp.zeros_like(x), f, amplify(f), dt, longest, alpha, jnp.asarray(0, jnp.int32))
+            return FireState(x, jnp.zeros_like(x), f, precondition(f), dt, longest, alpha, jnp.asarray(0, jnp.int32))
 
         def apply(state: FireState) -> FireState:
             half = 0.5 * state.dt / stiffness
             velocity = state.velocity + half * state.pull
             x = shift(state.position, state.dt * velocity)
             f = force(x)
-            pull = amplify(f)
+            pull = precondition(f)
             velocity = velocity + half * pull
             return self._steered(x, velocity, f, pull, state)
 
@@ -82,16 +91,19 @@ class FIRE(Minimizer):
         pull: Float[Array, "n d"],
         before: FireState,
     ) -> FireState:
-        """The velocity turned towards the force, or none where it leads uphill, and the time step that suits."""
+        """Turns the velocity towards the force, or stops where it leads uphill, and adapts the time step."""
+        dt_max, f_inc, f_dec, alpha_start, f_alpha = (
+            k.astype(x.dtype) for k in (self.dt_max, self.f_inc, self.f_dec, self.alpha_start, self.f_alpha)
+        )
         power = jnp.sum(f * velocity)
         uphill = power < 0.0
         downhill = jnp.where(uphill, 0, before.downhill + 1)
         faster = (power > 0.0) & (downhill > self.n_min)
         turned = (1.0 - before.alpha) * velocity + before.alpha * _length(velocity) * _direction(pull)
-        longest = before.dt_longest * jnp.where(uphill, EASE, EASE ** (-1.0 / UNTROUBLED))
-        longest = jnp.minimum(longest, self.dt_max)
-        dt = jnp.where(uphill, self.f_dec, jnp.where(faster, self.f_inc, 1.0)) * before.dt
-        alpha = jnp.where(uphill, self.alpha_start, jnp.where(faster, self.f_alpha, 1.0) * before.alpha)
+        change = jnp.where(uphill, SHORTENING_UPHILL, SHORTENING_UPHILL ** (-1.0 / STEPS_TO_RECOVER)).astype(x.dtype)
+        longest = jnp.minimum(before.dt_longest * change, dt_max)
+        dt = jnp.where(uphill, f_dec, jnp.where(faster, f_inc, 1.0)) * before.dt
+        alpha = jnp.where(uphill, alpha_start, jnp.where(faster, f_alpha, 1.0) * before.alpha)
         velocity = jnp.where(uphill, 0.0, turned)
         return FireState(x, velocity, f, pull, jnp.minimum(dt, longest), longest, alpha, downhill)
 

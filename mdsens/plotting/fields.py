@@ -1,4 +1,4 @@
-"""What kind of motion a response is, and which parameters matter."""
+"""Response fields, and rankings of parameters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..relaxation import Equilibrium
-from ..studies import ResponseField
+from ..relaxation.equilibrium import Equilibrium
+from ..response.fields import ResponseField
 from ..system import System
 from .packing import draw, shortened, system_of
 from .style import ARROW, COLORS, EDGES, new_figure
@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_field(what: System | Equilibrium, field: ResponseField) -> Figure:
-    """The non-affine displacements, on particles colored by how non-affinely their surroundings move; their correlation
-    over distance; and how much of them lies along the softest modes.
+def draw_field(packing: System | Equilibrium, field: ResponseField) -> Figure:
+    """Draw a response field in three panels.
+
+    The first shows the non-affine displacements as arrows, on particles colored by how non-affinely their surroundings
+    move; the second the correlation of the displacements over distance; the third how much of them lies along the
+    softest modes.
+
+    **Arguments:**
+
+    - `packing`: the system, or the equilibrium that responds.
+    - `field`: its response field, from `mdsens.response_field`.
+
+    **Returns:**
+
+    - A figure.
     """
-    system = system_of(what)
+    system = system_of(packing)
     figure = new_figure((10.5, 5.2))
     ax = figure.add_axes((0.01, 0.06, 0.47, 0.84))
     beside, below = figure.add_axes((0.58, 0.63, 0.39, 0.29)), figure.add_axes((0.58, 0.12, 0.39, 0.29))
@@ -57,7 +69,16 @@ def _draw_nonaffine(system: System, field: ResponseField, ax: Any) -> None:
 
 
 def draw_ranking(table: pd.DataFrame) -> Figure:
-    """The first twenty rows of a table of `mdsens.studies.influence`, `sobol` or `derivative_measures`, as bars."""
+    """Draw the first twenty rows of a ranking of parameters as bars.
+
+    **Arguments:**
+
+    - `table`: from `mdsens.uncertainty.influence`, `sobol` or `derivative_measures`.
+
+    **Returns:**
+
+    - A figure.
+    """
     shown = table.head(20)
     figure = new_figure((6.4, 1.2 + 0.32 * len(shown)))
     figure.set_layout_engine("constrained")

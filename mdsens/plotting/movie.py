@@ -1,4 +1,4 @@
-"""A packing moving as a parameter does."""
+"""Movies of a packing that moves as a parameter changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InvalidInput
-from ..files import check_target
-from ..parameters import with_parameter
-from ..path import Path
-from ..relaxation import Equilibrium
+from ..parameters.names import with_parameter
+from ..relaxation.equilibrium import Equilibrium
+from ..response.continuation import Path
+from ..runtime.files import check_target
 from ..system import System
 from .packing import draw, system_of
 from .style import new_figure
@@ -23,7 +23,7 @@ from .style import new_figure
 
 @dataclasses.dataclass(frozen=True)
 class Movie:
-    """A GIF or MP4, written to `file`, of so many `frames`; it shows itself in a notebook."""
+    """A GIF or MP4 that was written to `file`, with so many `frames`; a notebook plays it."""
 
     file: FilePath
     frames: int
@@ -36,27 +36,38 @@ class Movie:
 
 
 def animate(
-    what: Path | Sequence[System | Equilibrium],
+    packings: Path | Sequence[System | Equilibrium],
     file: str | FilePath,
     frames_per_second: float = 12.0,
     exaggerate: float = 1.0,
     captions: Sequence[str] | None = None,
 ) -> Movie:
-    """The packing at every point of a path (`mdsens.follow`), or any packings of the same particles, one after another.
+    """Write a movie of the packings along a path, or of any packings of the same particles.
 
-    **Arguments:** `file`, ending in .gif, or in .mp4 where matplotlib finds ffmpeg. `exaggerate`, by how much to
-    enlarge displacements from the first packing: those along a path are often too small to be seen. `captions`, one for
-    each; of a path the value of the parameter.
+    **Arguments:**
 
-    **Raises** `InvalidInput` for nothing to show, another ending, or a movie that cannot be written here.
+    - `packings`: a path from `mdsens.follow`, or packings of the same particles.
+    - `file`: the movie; its name ends in .gif, or in .mp4 if matplotlib finds ffmpeg.
+    - `frames_per_second`: frames per second.
+    - `exaggerate`: factor for displacements from the first packing, since those along a path are often too small to be
+      visible.
+    - `captions`: one text for each packing; for a path the value of the parameter is shown instead.
+
+    **Returns:**
+
+    - The Movie.
+
+    **Raises:**
+
+    - `InvalidInput` without packings, if they have different particles, or if the movie cannot be written.
     """
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     file = FilePath(file)
-    if isinstance(what, Path):
-        systems, captions = _of_path(what)
+    if isinstance(packings, Path):
+        systems, captions = _along(packings)
     else:
-        systems = [system_of(each) for each in what]
+        systems = [system_of(each) for each in packings]
         captions = captions or [""] * len(systems)
     if not systems or len(captions) != len(systems) or len({system.positions.shape for system in systems}) > 1:
         raise InvalidInput("a movie is made of one or more packings of the same particles, with a caption for each")
@@ -76,8 +87,8 @@ def animate(
     return Movie(file, len(systems))
 
 
-def _of_path(path: Path) -> tuple[list[System], list[str]]:
-    """The packings of a path, and the value of the parameter or the fraction of the way."""
+def _along(path: Path) -> tuple[list[System], list[str]]:
+    """The packings along a path, and their captions: the value of the parameter, or the fraction of the path."""
     last, scalar, systems = path.last.frozen, path.values.ndim == 1, []
     for value, positions in zip(path.values, path.positions, strict=True):
         _, system = with_parameter(path.wrt, jnp.asarray(value), last.potential, last.system)

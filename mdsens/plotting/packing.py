@@ -1,4 +1,4 @@
-"""Pictures: a packing drawn to scale, and how it responds."""
+"""A packing drawn to scale, and its response as arrows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..relaxation import Equilibrium
-from ..response import Sensitivity
-from ..studies.fields import motion
+from ..relaxation.equilibrium import Equilibrium
+from ..response.fields import motion
+from ..response.sensitivity import Sensitivity
 from ..system import System
-from ..zero_modes import rattlers
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
 
 if TYPE_CHECKING:
@@ -22,38 +21,57 @@ if TYPE_CHECKING:
 
 
 TYPICAL_ARROW = 0.9
-"""As long as so many mean diameters are nine of ten arrows at most."""
+"""The length, in mean diameters, that nine of ten arrows do not exceed."""
 
 LONGEST_ARROW = 1.8
-"""In typical arrows; longer ones are cut."""
+"""In units of the typical arrow; longer ones are shortened."""
 
 
-def draw(what: System | Equilibrium, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
-    """The packing, to scale, with the periodic images that reach into the cell; of an equilibrium rattlers are dotted.
+def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
+    """Draw a packing to scale, with the periodic images that overlap the cell.
 
-    A three-dimensional packing is drawn in projection along z, the paler the farther away, without images.
+    The outlines of rattlers are dotted if the packing is an equilibrium. A three-dimensional packing is projected along
+    z, without images; particles farther away are paler.
 
-    **Arguments:** `colors`, one for each particle, RGB or RGBA [n, 3 or 4]; by species if None.
+    **Arguments:**
+
+    - `packing`: the system, or the equilibrium.
+    - `ax`: the axes to draw into; new ones if None.
+    - `colors`: one for each particle, RGB or RGBA [n, 3 or 4]; by species if None.
+
+    **Returns:**
+
+    - The axes.
     """
     import matplotlib.pyplot as plt
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 6))
-    system, loose = _seen(what)
-    _draw_particles(system, ax, colors, loose)
+    system = system_of(packing)
+    _draw_particles(system, ax, colors, _rattlers_of(packing))
     _frame(system, ax)
     return ax
 
 
-def draw_sensitivity(what: System | Equilibrium, sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
-    """The packing with an arrow for every particle: the way it moves as the parameter grows.
+def draw_sensitivity(packing: System | Equilibrium, sensitivity: Sensitivity, ax: Axes | None = None) -> Axes:
+    """Draw a packing with an arrow for every particle: its displacement as the parameter grows.
 
-    Where the parameter has components, the arrows show one direction of them: all diameters
-    growing alike, every entry of a pair matrix growing alike, or, for the box, the non-affine part
-    of the response to an isotropic dilation. The longest arrows are cut to a multiple of the
-    typical one, and drawn in orange, so that one loose particle does not shrink all others.
+    If the parameter has components, the arrows show one direction of it: all diameters growing alike, all entries of a
+    pair matrix growing alike, or, for the box, the non-affine part of the response to an isotropic dilation. The
+    longest arrows are shortened to a multiple of the typical one and drawn in orange, so that one soft particle does
+    not shrink the arrows of all others.
+
+    **Arguments:**
+
+    - `packing`: the system, or the equilibrium.
+    - `sensitivity`: its response, from `mdsens.sensitivity`.
+    - `ax`: the axes to draw into; new ones if None.
+
+    **Returns:**
+
+    - The axes.
     """
-    ax, system = draw(what, ax), system_of(what)
+    ax, system = draw(packing, ax), system_of(packing)
     arrows, meaning = arrows_of(system, sensitivity)
     points = np.asarray(system.wrapped())
     diameter = float(np.mean(np.asarray(system.diameters)))
@@ -71,9 +89,12 @@ def draw_sensitivity(what: System | Equilibrium, sensitivity: Sensitivity, ax: A
 
 
 def shortened(arrows: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Arrows of a length to be drawn, a typical one nearly a diameter long; which were cut; and what is typical.
+    """Arrows scaled for drawing, so that a typical one is nearly a diameter long.
 
-    Those that are rounding against the longest are zero.
+    **Returns:**
+
+    - The arrows [n, d], zero where their length is only rounding compared with the longest; which of them were
+      shortened [n]; and the typical length before scaling.
     """
     lengths = np.linalg.norm(arrows, axis=1)
     moving = lengths > 1e-9 * max(lengths.max(), 1e-300)
@@ -83,24 +104,41 @@ def shortened(arrows: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarr
     return shown, lengths > LONGEST_ARROW * typical, typical
 
 
-def packing_figure(what: System | Equilibrium, sensitivity: Sensitivity | None) -> Figure:
-    """A figure of its own, with arrows if there is a response."""
+def packing_figure(packing: System | Equilibrium, sensitivity: Sensitivity | None) -> Figure:
+    """A new figure of a packing, with arrows if there is a response."""
     figure = new_figure()
     ax = figure.add_axes((0.03, 0.07, 0.94, 0.84))
     if sensitivity is None:
-        draw(what, ax)
+        draw(packing, ax)
     else:
-        draw_sensitivity(what, sensitivity, ax)
+        draw_sensitivity(packing, sensitivity, ax)
     return figure
 
 
-def save_sensitivity(path: FilePath, what: System | Equilibrium, sensitivity: Sensitivity) -> None:
-    """`draw_sensitivity` into a file."""
-    packing_figure(what, sensitivity).savefig(path, dpi=160, facecolor="white")
+def save_sensitivity(path: FilePath, packing: System | Equilibrium, sensitivity: Sensitivity) -> None:
+    """Save a picture of a packing and its response, as `draw_sensitivity` draws it.
+
+    **Arguments:**
+
+    - `path`: the file; its ending gives the format.
+    - `packing`: the system, or the equilibrium.
+    - `sensitivity`: its response.
+    """
+    packing_figure(packing, sensitivity).savefig(path, dpi=160, facecolor="white")
 
 
 def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str]:
-    """One displacement for each particle [n, d], and what it says."""
+    """One displacement for each particle, as `draw_sensitivity` draws it.
+
+    **Arguments:**
+
+    - `system`: the relaxed system.
+    - `sensitivity`: its response.
+
+    **Returns:**
+
+    - The displacements [n, d], length per unit of the parameter, and a caption.
+    """
     gradient, moves = motion(system, sensitivity)
     response, name = sensitivity.response, sensitivity.wrt
     if name == "box":
@@ -114,24 +152,23 @@ def arrows_of(system: System, sensitivity: Sensitivity) -> tuple[np.ndarray, str
     return moves, f"response to all {name} growing alike, Σₖ ∂x/∂θₖ"
 
 
-def system_of(what: System | Equilibrium) -> System:
-    return what if isinstance(what, System) else what.frozen.system
+def system_of(packing: System | Equilibrium) -> System:
+    return packing if isinstance(packing, System) else packing.frozen.system
 
 
-def _seen(what: System | Equilibrium) -> tuple[System, np.ndarray]:
-    """The system, and which of its particles are known to be loose."""
-    if isinstance(what, System):
-        return what, np.zeros(what.n, bool)
-    here = what.frozen
-    return here.system, np.asarray(rattlers(here.potential, here.system, here.close))
+def _rattlers_of(packing: System | Equilibrium) -> np.ndarray:
+    """Which particles are rattlers; none of a system, whose contacts are not known."""
+    if isinstance(packing, System):
+        return np.zeros(packing.n, bool)
+    return np.asarray(packing.frozen.linearization.contacts.rattlers)
 
 
-def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, loose: np.ndarray) -> None:
+def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: np.ndarray) -> None:
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import to_rgba_array
 
-    points, who = _with_images(system) if system.dim == 2 else _far_to_near(system)
-    kinds, sizes = np.asarray(system.species) % len(COLORS), np.asarray(system.diameters)[who]
+    points, particles = _with_images(system) if system.dim == 2 else _far_to_near(system)
+    kinds, sizes = np.asarray(system.species) % len(COLORS), np.asarray(system.diameters)[particles]
     faces = np.asarray(colors) if colors is not None else to_rgba_array(COLORS)[kinds]
     edges = to_rgba_array(EDGES)[kinds] if colors is None else to_rgba_array(["#777777"] * system.n)
     if system.dim == 3:
@@ -144,17 +181,17 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, loose: n
             units="x",
             offsets=points[:, :2],
             transOffset=ax.transData,
-            facecolors=faces[who],
-            edgecolors=edges[who],
-            linewidths=np.where(loose, 1.6, 0.7)[who],
-            linestyles=[":" if each else "-" for each in loose[who]],
+            facecolors=faces[particles],
+            edgecolors=edges[particles],
+            linewidths=np.where(dotted, 1.6, 0.7)[particles],
+            linestyles=[":" if each else "-" for each in dotted[particles]],
             alpha=0.85 if system.dim == 2 else None,
         )
     )
 
 
 def _paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Mixed with white, the more the lower."""
+    """The colors mixed with white: the lower a particle, the paler."""
     depth = (height.max() - height) / (np.ptp(height) or 1.0)
     mixed = np.array(colors, dtype=float)
     mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
@@ -162,20 +199,20 @@ def _paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
 
 
 def _with_images(system: System) -> tuple[np.ndarray, np.ndarray]:
-    """All particles and those of their images that overlap the cell: where, and whose."""
+    """The positions of all particles and of their images that overlap the cell, and the particle of each."""
     points, sizes = np.asarray(system.wrapped()), np.asarray(system.diameters)
     if system.box is None:
         return points, np.arange(len(points))
     box, heights = np.asarray(system.box), np.asarray(system.heights)
-    every, which = [], []
+    images, particles = [], []
     for shift in itertools.product((-1, 0, 1), repeat=2):
         image = points + np.array(shift) @ box
         fractions = image @ np.linalg.inv(box)
         margin = 0.5 * sizes[:, None] / heights
         touches = ((fractions > -margin) & (fractions < 1 + margin)).all(axis=1)
-        every.append(image[touches])
-        which.append(np.flatnonzero(touches))
-    return np.concatenate(every), np.concatenate(which)
+        images.append(image[touches])
+        particles.append(np.flatnonzero(touches))
+    return np.concatenate(images), np.concatenate(particles)
 
 
 def _far_to_near(system: System) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +222,7 @@ def _far_to_near(system: System) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _frame(system: System, ax: Axes) -> None:
-    """The outline of the cell, equal axes, and no ticks: the scale is in the particles."""
+    """Draw the outline of the cell, and set equal axes without ticks, since the particles show the scale."""
     points, radius = np.asarray(system.wrapped()), 1.05 * float(np.max(np.asarray(system.diameters)))
     corners = points
     if system.box is not None:
@@ -201,8 +238,8 @@ def _frame(system: System, ax: Axes) -> None:
 def _key(ax: Axes, quiver: Any, typical: float, scale: float, sensitivity: Sensitivity, cut: int) -> None:
     size = float(f"{typical:.1g}")
     symbol = "∂x/∂θ" if sensitivity.response.ndim == 2 else "∂x/∂ln L - x" if sensitivity.wrt == "box" else "Σₖ ∂x/∂θₖ"
-    label = f"|{symbol}| = {size:g}" + (f"   ({cut} longer, cut, in orange)" if cut else "")
+    label = f"|{symbol}| = {size:g}" + (f"   ({cut} longer, shortened, in orange)" if cut else "")
     place = (0.14, -0.03)
     ax.quiverkey(quiver, *place, size * scale, "", labelpos="E", coordinates="axes", color=ARROW)
-    # a text, unlike the key's own label, is seen where a notebook crops the figure
+    # unlike the label of the key, a text is taken into account when a notebook crops the figure
     ax.annotate(label, place, (7.2, 0.0), "axes fraction", "offset points", va="center")

@@ -1,4 +1,4 @@
-"""What came of following, fitting and designing."""
+"""Paths, fits and designs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..fitting import Fit, Target
-from ..inverse_design import Design
-from ..path import Path
+from ..inverse_design.design import Design
+from ..response.continuation import Path
 from .packing import draw
 from .style import ARROW, new_figure
 
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 
 def draw_path(path: Path) -> Figure:
-    """The energy and the size of the response along a path, with a tick wherever contacts change.
+    """Draw the energy and the size of the response along a path, with a tick wherever contacts change.
 
-    Contacts that close are blue, those that open orange; a rearrangement is a red line across.
+    The ticks of contacts that close are blue, those of contacts that open orange; a rearrangement is a red line.
+
+    **Arguments:**
+
+    - `path`: from `mdsens.follow`.
+
+    **Returns:**
+
+    - A figure.
     """
     import matplotlib.pyplot as plt
 
@@ -31,7 +39,7 @@ def draw_path(path: Path) -> Figure:
     above.set_ylabel("energy")
     size = np.sqrt(np.mean(np.sum(path.responses**2, axis=-1), axis=-1))
     unit = abs(path.values[-1] - path.values[0]) / max(path.fractions[-1], 1e-300) if scalar else 1.0
-    # a response jumps where contacts change: each holds until the next point
+    # a response jumps where contacts change, so each is drawn constant up to the next point
     below.step(along, size / (unit or 1.0), where="post", color="#333333", linewidth=1.0)
     below.set_ylabel("response, rms |∂x/∂θ|" if scalar else "response, rms |dx/ds|")
     below.set_xlabel(path.wrt if scalar else f"fraction of the way of {path.wrt}")
@@ -47,8 +55,18 @@ def draw_path(path: Path) -> Figure:
 
 
 def draw_fit(fit: Fit, targets: Sequence[Target]) -> Figure:
-    """The first target, outlined where the fitted packing has its particles, with the differences as arrows, enlarged;
-    and the loss after every step, or epoch in batches.
+    """Draw the first target of a fit with its residuals, and the loss after every step, or every epoch.
+
+    Outlines show the particles of the fitted packing, and arrows the enlarged differences of the positions.
+
+    **Arguments:**
+
+    - `fit`: from `mdsens.fit`.
+    - `targets`: the targets of the fit.
+
+    **Returns:**
+
+    - A figure.
     """
     from matplotlib.collections import EllipseCollection
 
@@ -87,7 +105,16 @@ def draw_fit(fit: Fit, targets: Sequence[Target]) -> Figure:
 
 
 def draw_design(design: Design) -> Figure:
-    """The way of the properties, with what was wanted, and of the parameters, relative to where they started."""
+    """Draw the properties of a design, with their goals, and its parameters, relative to their first values.
+
+    **Arguments:**
+
+    - `design`: from `mdsens.design`.
+
+    **Returns:**
+
+    - A figure. If there are more than eight parameters, it shows those that changed most.
+    """
     figure = new_figure((7.2, 6.4))
     above, below = figure.add_axes((0.13, 0.56, 0.62, 0.37)), figure.add_axes((0.13, 0.1, 0.62, 0.37))
     steps, count = np.arange(len(design.trail)), len(design.properties)

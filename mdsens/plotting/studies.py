@@ -1,11 +1,11 @@
-"""Studies: tables as curves, and the packing of a task."""
+"""The results of studies as curves, and the packing of a task."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
-from ..properties import UNITS
+from ..properties import REGISTRY
 from .packing import packing_figure
 from .style import COLORS, EDGES, new_figure
 
@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..sweeps.results import StudyResults
+    from ..studies.results import StudyResults
 
 
 def draw_study(results: StudyResults) -> Figure:
-    """What was measured against the first parameter that varies, a curve for every value of the second: the median over
-    seeds and all others, and the band that half of them lie in. Where parameters are sampled, points.
+    """Draw the results of a study against the first parameter that varies.
+
+    On a grid, every value of the second parameter has a curve: the median over seeds and all other parameters, with a
+    band that contains half of the packings. Sampled parameters give points.
+
+    **Arguments:**
+
+    - `results`: the results of a study, from `mdsens.load_study`.
+
+    **Returns:**
+
+    - A figure with one panel for each property and response, nine at most.
+
+    **Raises:**
+
+    - `InvalidInput` if no task is done yet.
     """
     table = results.table
     if not len(table) or not (table["status"] == "done").any():
@@ -44,7 +58,7 @@ def draw_study(results: StudyResults) -> Figure:
 
 
 def _draw_measured(ax: Axes, table: Any, name: str, varying: list[str], grid: bool) -> None:
-    unit = "Σ|∂x/∂θ|" if name.startswith("response") else UNITS.get(name, "")
+    unit = "Σ|∂x/∂θ|" if name.startswith("response") else REGISTRY[name].unit if name in REGISTRY else ""
     ax.set_title(name, fontsize=10)
     ax.set_ylabel(unit, fontsize=9)
     ax.tick_params(labelsize=8, which="both")
@@ -68,7 +82,21 @@ def _draw_measured(ax: Axes, table: Any, name: str, varying: list[str], grid: bo
 
 
 def draw_task(results: StudyResults, task: str) -> Figure:
-    """The relaxed packing of one task, with the first response that was kept as arrows."""
+    """Draw the relaxed packing of one task, with the first of its responses as arrows.
+
+    **Arguments:**
+
+    - `results`: the results of a study, from `mdsens.load_study`.
+    - `task`: the id of the task.
+
+    **Returns:**
+
+    - A figure.
+
+    **Raises:**
+
+    - `InvalidInput` if the positions of the task are not known.
+    """
     system, responses = results.system(task), results.sensitivities(task)
     figure = packing_figure(system, responses[0] if responses else None)
     if not responses:

@@ -1,4 +1,4 @@
-"""What all figures share: colors, and figures that show themselves."""
+"""Colors, and figures that a notebook shows without pyplot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLORS = ("#a9c4e4", "#f3cf9b", "#b7dcb2", "#e3b5cf", "#d7d7d7", "#f2eaa0")
 EDGES = ("#5f7fa8", "#b98a45", "#6b9a66", "#a0668a", "#888888", "#a79c3e")
 ARROW = "#b01e1e"
 ARROW_CUT = "#e0662c"
-"""Of an arrow that would be longer."""
+"""The color of an arrow that was shortened."""
 
 
 def png_of(figure: Figure, dpi: int = 90) -> bytes:
@@ -26,7 +26,7 @@ def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        """A figure that pyplot does not know, and that shows itself in a notebook all the same."""
+        """A figure that pyplot does not manage, and that a notebook shows all the same."""
 
         def _repr_png_(self) -> bytes:
             return png_of(self)

@@ -1,4 +1,4 @@
-"""A packing to turn and look into, in a notebook, in what is exported from it, or in a file of its own."""
+"""Interactive views of a packing in three dimensions, in a notebook or as a page of HTML."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
-from ..relaxation import Equilibrium
-from ..response import Sensitivity
+from ..relaxation.equilibrium import Equilibrium
+from ..response.sensitivity import Sensitivity
 from ..system import System
 from .packing import arrows_of, packing_figure, shortened, system_of
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, png_of
 
 MOST_PARTICLES = 20_000
-"""That a browser turns without stopping."""
+"""That a browser rotates smoothly."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A picture that can be turned: one page of HTML that needs nothing else, and shows itself in notebooks."""
+    """A view that can be rotated: a self-contained page of HTML, which notebooks display."""
 
     page: str
     system: System
@@ -35,17 +35,26 @@ class View:
     height: int
 
     def save(self, path: str | Path) -> None:
-        """The page as a file, .html. **Raises** `InvalidInput` for another ending."""
+        """Save the view as a page of HTML.
+
+        **Arguments:**
+
+        - `path`: the file; its name ends in .html.
+
+        **Raises:**
+
+        - `InvalidInput` for another ending.
+        """
         if Path(path).suffix not in (".html", ".htm"):
             raise InvalidInput(
-                f"a view is a page to be turned: save it as .html, not {Path(path).suffix or 'without an ending'}; for "
-                "a picture take mdsens.plotting.draw(…).figure.savefig"
+                f"a view is a page of HTML: save it as .html, not {Path(path).suffix or 'without an ending'}; for a "
+                "picture use mdsens.plotting.draw(…).figure.savefig"
             )
         Path(path).write_text(self.page)
 
     @cached_property
     def picture(self) -> bytes:
-        """The same from the front, as PNG, for where no page is shown."""
+        """The view from the front as PNG, for readers that do not display HTML."""
         return png_of(packing_figure(self.system, self.sensitivity), dpi=80)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -57,14 +66,24 @@ class View:
         }
 
 
-def view(what: System | Equilibrium, sensitivity: Sensitivity | None = None, height: int = 460) -> View:
-    """The packing in three dimensions, to be turned, with an arrow for every particle if a response is given.
+def view(packing: System | Equilibrium, sensitivity: Sensitivity | None = None, height: int = 460) -> View:
+    """Show a packing in three dimensions, so that it can be rotated.
 
-    **Arguments:** `height` of the picture in a notebook, pixels. `View.save` writes it as a page of its own.
+    **Arguments:**
 
-    **Raises** `InvalidInput` for more than 20000 particles.
+    - `packing`: the system, or the equilibrium.
+    - `sensitivity`: a response, drawn as one arrow for every particle.
+    - `height`: the height in a notebook, in pixels.
+
+    **Returns:**
+
+    - A View, which a notebook displays; `View.save` writes it as a page of its own.
+
+    **Raises:**
+
+    - `InvalidInput` for more than 20000 particles.
     """
-    system = system_of(what)
+    system = system_of(packing)
     if system.n > MOST_PARTICLES:
         raise InvalidInput(f"{system.n} particles are too many for a browser (at most {MOST_PARTICLES}): draw them")
     template = files(__package__).joinpath("viewer.html").read_text()

@@ -1,27 +1,27 @@
-"""The potentials: pytrees whose leaves are the parameters."""
+"""Potentials: pytrees whose leaves are the parameters.
 
-from .base import PairPotential, Potential
+`REGISTRY` names the potentials that commands and study files offer; add a new one there.
+"""
+
+from .base import Potential
 from .jax_md import JaxMD
 from .lennard_jones import LennardJones, smooth_switch
 from .morse import Morse
+from .pair import PairPotential
 from .soft_sphere import SoftSphere
 from .stillinger_weber import StillingerWeber
 from .yukawa import Yukawa
 
-PAIRWISE: dict[str, type[PairPotential]] = {
+REGISTRY: dict[str, type[Potential]] = {
     "soft-sphere": SoftSphere,
     "lennard-jones": LennardJones,
     "morse": Morse,
     "yukawa": Yukawa,
+    "stillinger-weber": StillingerWeber,
 }
-"""Those that study files call by name."""
-
-NAMED: dict[str, type[Potential]] = {**PAIRWISE, "stillinger-weber": StillingerWeber}
-"""Those that commands call by name."""
 
 __all__ = [
-    "NAMED",
-    "PAIRWISE",
+    "REGISTRY",
     "JaxMD",
     "LennardJones",
     "Morse",

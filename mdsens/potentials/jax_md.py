@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array
 
-from ..system import System, minimum_image
+from ..geometry import PairList, minimum_image
+from ..runtime.tracing import as_array
+from ..system import System
 from .base import Potential, Scalar, is_parameter
-
-if TYPE_CHECKING:
-    from ..neighbors import Neighbors
 
 
 class JaxMD(Potential):
@@ -51,16 +51,27 @@ class JaxMD(Potential):
         self.from_system = from_system
         self.range = range
         self.parameters = {
-            name: jax.numpy.asarray(value, dtype=float) if is_parameter(value) else value
+            name: as_array(value, float)
+            if is_parameter(value) or isinstance(value, np.ndarray | np.floating)
+            else value
             for name, value in parameters.items()
         }
 
     def reach(self, system: System) -> Scalar:
         return jax.numpy.asarray(self.range, system.positions.dtype)
 
-    def energy(self, system: System, neighbors: Neighbors) -> Scalar:
+    def energy(self, system: System, neighbors: PairList) -> Scalar:
         def displacement(a: Array, b: Array, **_: Any) -> Array:
             return minimum_image(a - b, system.box)
 
         extra = {} if self.from_system is None else self.from_system(system)
         return self.factory(displacement, **self.parameters, **extra)(system.positions)
+
+    def parameter_names(self) -> list[str]:
+        return [name for name, value in self.parameters.items() if is_parameter(value)]
+
+    def number_names(self) -> list[str]:
+        return self.parameter_names()
+
+    def get_parameter(self, name: str) -> Any:
+        return self.parameters[name]

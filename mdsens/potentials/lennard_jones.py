@@ -5,7 +5,8 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from .base import PairParameter, PairPotential, Scalar, parameter
+from .base import PairParameter, Scalar, parameter
+from .pair import PairPotential
 
 
 def smooth_switch(r: Scalar, onset: Scalar, cutoff: Scalar) -> Scalar:

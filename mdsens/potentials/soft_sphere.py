@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from .base import PairParameter, PairPotential, Scalar, parameter
+from .base import PairParameter, Scalar, parameter
+from .pair import PairPotential
 
 
 @jax.custom_jvp

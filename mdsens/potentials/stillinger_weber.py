@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..system import System, over_components
-from .base import Potential, Scalar, parameter, separations
-
-if TYPE_CHECKING:
-    from ..neighbors import Neighbors
+from ..geometry import PairList, sum_components
+from ..system import System
+from .base import Potential, Scalar, parameter
 
 
 class StillingerWeber(Potential):
@@ -41,9 +39,9 @@ class StillingerWeber(Potential):
     p: Scalar = parameter(default=4.0)
     q: Scalar = parameter(default=0.0)
 
-    def energy(self, system: System, neighbors: Neighbors) -> Scalar:
-        separation = separations(system, neighbors)
-        squared, reach = over_components(separation**2), self.a * self.sigma
+    def energy(self, system: System, neighbors: PairList) -> Scalar:
+        separation = neighbors.separations(system.positions, system.box)
+        squared, reach = sum_components(separation**2), self.a * self.sigma
         bonded = neighbors.valid & ~(squared >= reach**2)
         r = jnp.sqrt(jnp.where(bonded, squared, jax.lax.stop_gradient((0.9 * reach) ** 2)))
         pairs = jnp.sum(jnp.where(bonded, jax.vmap(self._pair)(r), 0.0))
@@ -68,7 +66,7 @@ class StillingerWeber(Potential):
         return self.epsilon * self.A * (self.B * ratio**self.p - ratio**self.q) * self._decay(1.0, r)
 
     def _angles(
-        self, system: System, neighbors: Neighbors, normal: Float[Array, "p d"], weight: Float[Array, " p"]
+        self, system: System, neighbors: PairList, normal: Float[Array, "p d"], weight: Float[Array, " p"]
     ) -> Scalar:
         """Σ_i Σ_{j<k} (cos θ_jik - cos θ₀)² f f."""
 

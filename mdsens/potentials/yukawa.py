@@ -5,8 +5,9 @@ from __future__ import annotations
 import equinox as eqx
 import jax.numpy as jnp
 
-from .base import PairParameter, PairPotential, Scalar, parameter
+from .base import PairParameter, Scalar, parameter
 from .lennard_jones import smooth_switch
+from .pair import PairPotential
 
 
 class Yukawa(PairPotential):

@@ -1,4 +1,4 @@
-"""What an equilibrium is worth to its user: functions of an Equilibrium, all differentiable through the minimum.
+"""Properties: functions of an Equilibrium, all differentiable through the minimum.
 
 `mdsens.properties.pressure(eq)`; in reduced units, or in those of the input.
 """
@@ -13,13 +13,14 @@ from .elasticity import (
     shear_modulus,
 )
 from .state import contact_number, energy, packing_fraction, pressure, stress, virial, volume
-from .table import MODULI, NAMED, UNITS, check_properties, measured, table
+from .table import MODULI, REGISTRY, UNITS, Property, check_properties, measured, table
 from .vibrations import VibrationalModes, density_of_states, vibrational_modes
 
 __all__ = [
     "MODULI",
-    "NAMED",
+    "REGISTRY",
     "UNITS",
+    "Property",
     "VibrationalModes",
     "affine_elastic_tensor",
     "affine_moduli",

@@ -1,19 +1,21 @@
-"""How stiff an equilibrium is: the elastic tensor, affine and relaxed, and the moduli of an isotropic solid."""
+"""Elasticity of an equilibrium: the elastic tensor, affine and relaxed, and the moduli of an isotropic solid."""
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import implicit
-from ..cholesky import where_positive
-from ..errors import InvalidInput, SolveFailed
-from ..potentials import Potential
-from ..relaxation import Equilibrium
-from ..system import System, is_concrete, symmetric_strains
+from ..errors import InvalidInput, Status
+from ..geometry import symmetric_strains
+from ..implicit import Rule
+from ..linear_solvers.cholesky import explain_missing_factors
+from ..linearization import Linearization
+from ..relaxation.cell import strain_stiffness
+from ..relaxation.equilibrium import Equilibrium
+from ..runtime.compiled import compile_once
+from ..runtime.tracing import is_concrete
 from .state import pressure, stress
 
 Tensor = Float[Array, "d d d d"]
@@ -55,7 +57,7 @@ def shear_modulus(equilibrium: Equilibrium, plane: tuple[int, int] | None = None
     if the cell were free to (Dagois-Bohy et al., Phys. Rev. Lett. 109, 095703 (2012)): relax at constant pressure with
     `cell="full"` then.
 
-    **Raises** `InvalidInput` for a plane that is none, and what `elastic_tensor` raises.
+    **Raises** `InvalidInput` for a plane that does not exist, and what `elastic_tensor` raises.
     """
     d = equilibrium.system.dim
     if plane is None:
@@ -72,11 +74,16 @@ def poisson_ratio(equilibrium: Equilibrium) -> Float[Array, ""]:
     return isotropic_moduli(equilibrium)["poisson_ratio"]
 
 
-def isotropic_moduli(equilibrium: Equilibrium, held: implicit.Held | None = None) -> dict[str, Float[Array, ""]]:
-    """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations; `held` is what
-    holds the equilibrium, if it is known already.
+def isotropic_moduli(
+    equilibrium: Equilibrium, linearization: Linearization | None = None
+) -> dict[str, Float[Array, ""]]:
+    """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations.
+
+    **Arguments:**
+
+    - `linearization`: that of the equilibrium, where it is known already.
     """
-    return _moduli_of(_tensors(equilibrium, held)[0], pressure(equilibrium))
+    return _moduli_of(_tensors(equilibrium, linearization)[0], pressure(equilibrium))
 
 
 def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
@@ -85,7 +92,7 @@ def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
 
 
 def _moduli_of(tensor: Tensor, p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
-    """Where nothing is held they are zero, and Poisson's ratio and Young's modulus are not a number."""
+    """Where no contacts constrain the particles they are zero, and Poisson's ratio and Young's modulus are NaN."""
     d = tensor.shape[0]
     p = jnp.where(jnp.any(tensor != 0.0), p, 0.0)
     bulk, shear = _bulk_modulus(tensor, p), _shear_modulus(tensor, p)
@@ -109,33 +116,28 @@ def _shear_modulus(tensor: Tensor, p: Float[Array, ""]) -> Float[Array, ""]:
     return (jnp.einsum("abab->", tensor) - jnp.einsum("aabb->", tensor) / d) / ((d - 1) * (d + 2)) - 0.5 * p
 
 
-def _tensors(equilibrium: Equilibrium, held: implicit.Held | None = None) -> tuple[Tensor, Tensor]:
-    equilibrium.check_seen()
-    system, potential, neighbors = equilibrium.system, equilibrium.potential, equilibrium.close
-    rule, softest = equilibrium.rule, equilibrium.curvature
-    if system.box is None:
+def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = None) -> tuple[Tensor, Tensor]:
+    equilibrium.check_concrete()
+    rule = equilibrium.rule
+    if not equilibrium.system.periodic:
         raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
-    held = implicit.hold(system, potential, neighbors, rule.solver, softest) if held is None else held
-    implicit.refuse(held, system, potential, neighbors, rule, even_loose=False)
-    with where_positive():
-        found = _elastic_tensors(held, system, potential, rule)
+    linearization = equilibrium.linearization if linearization is None else linearization
+    if rule.refuse:
+        linearization.check(rule.one_sided, rigid=False)
+    with explain_missing_factors():
+        found = _elastic_tensors(linearization, rule)
         if is_concrete(found):
             jax.block_until_ready(found)
-    if rule.strict and is_concrete(found) and not np.isfinite(found[0]).all():
-        raise SolveFailed(
-            "the linear solve for the elastic moduli cannot be trusted: it did not converge, or the packing has modes "
-            "so soft that they may as well be floppy. Use the dense solver (linear_solvers.dense(), --linear-solver "
-            "dense), and relax to a smaller tolerance"
-        )
+    if rule.refuse and is_concrete(found) and not np.isfinite(found[0]).all():
+        raise Status.SOLVE_FAILED.raised(what="the elastic moduli")
     return found
 
 
-@eqx.filter_jit
-def _elastic_tensors(
-    held: implicit.Held, system: System, potential: Potential, rule: implicit.Rule
-) -> tuple[Tensor, Tensor]:
+@compile_once
+def _elastic_tensors(linearization: Linearization, rule: Rule) -> tuple[Tensor, Tensor]:
     """The relaxed tensor and the affine one."""
+    system = linearization.configuration.system
     place = symmetric_strains(system.dim)[1]
-    relaxed, affine = implicit.strain_stiffness(held, system, potential, rule)
+    relaxed, affine = strain_stiffness(linearization, rule)
     total, born = ((k / system.volume)[place[:, :, None, None], place] for k in (relaxed, affine))
     return total, born

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import strain
 from ..errors import InvalidInput
-from ..neighbors import Neighbors
-from ..potentials import PairPotential
-from ..relaxation import Equilibrium
-from ..system import System
-from ..zero_modes import rattlers
+from ..landscape.configuration import Configuration
+from ..landscape.contacts import analyze_contacts
+from ..relaxation.equilibrium import Equilibrium
+from ..runtime.compiled import compile_once
 
 
 def energy(equilibrium: Equilibrium) -> Float[Array, ""]:
@@ -38,7 +34,7 @@ def virial(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     """
     if not equilibrium.system.periodic:
         raise InvalidInput("a system with open boundaries has no stress: it has no cell to strain")
-    return -_first(equilibrium.potential, equilibrium.system, equilibrium.close)
+    return -_strain_gradient(equilibrium.configuration)
 
 
 def stress(equilibrium: Equilibrium) -> Float[Array, "d d"]:
@@ -55,21 +51,19 @@ def pressure(equilibrium: Equilibrium) -> Float[Array, ""]:
 
 
 def contact_number(equilibrium: Equilibrium) -> Float[Array, ""]:
-    """The mean number of particles that one interacts with, rattlers left out; a count, so its derivative is zero.
+    """The mean number of contacts of a particle, without rattlers; a count, whose derivative is zero.
 
     **Raises** `InvalidInput` for a potential that is no sum over pairs.
     """
-    if not isinstance(equilibrium.potential, PairPotential):
-        raise InvalidInput(f"{type(equilibrium.potential).__name__} is no sum over pairs: it has no contacts")
-    potential, system = jax.lax.stop_gradient((equilibrium.potential, equilibrium.frozen.system))
-    return _contact_number(potential, system, equilibrium.close)
+    equilibrium.potential.require_contacts()
+    return _contact_number(equilibrium.frozen.configuration)
 
 
-_first = eqx.filter_jit(strain.first)
+@compile_once
+def _strain_gradient(configuration: Configuration) -> Float[Array, "d d"]:
+    return configuration.strain_gradient()
 
 
-@eqx.filter_jit
-def _contact_number(potential: PairPotential, system: System, neighbors: Neighbors) -> Float[Array, ""]:
-    held = ~rattlers(potential, system, neighbors)
-    touching = jnp.sum(potential.pairs(system, neighbors.only(held)).interacts)
-    return (2.0 * touching / jnp.maximum(1, jnp.sum(held))).astype(system.positions.dtype)
+@compile_once
+def _contact_number(configuration: Configuration) -> Float[Array, ""]:
+    return analyze_contacts(configuration).contact_number

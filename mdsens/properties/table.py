@@ -1,65 +1,100 @@
-"""Properties called by name."""
+"""Properties by name, in a registry: `REGISTRY`. Add a new property there."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import InvalidInput
-from ..implicit import Held
-from ..potentials import PairPotential
-from ..relaxation import Equilibrium
+from ..linearization import Linearization
+from ..relaxation.equilibrium import Equilibrium
 from . import elasticity, state
 
-OF_A_STATE: dict[str, Callable[[Equilibrium], Float[Array, ""]]] = {
-    "energy": state.energy,
-    "volume": state.volume,
-    "packing_fraction": state.packing_fraction,
-    "pressure": state.pressure,
-    "contact_number": state.contact_number,
+
+@dataclasses.dataclass(frozen=True)
+class Property:
+    """A property of an equilibrium that is one number.
+
+    **Arguments:**
+
+    - `function`: of an Equilibrium, to a number; differentiable. None for those of `elasticity.isotropic_moduli`.
+    - `unit`: in words, such as `energy/length^d`; empty for pure numbers.
+    - `needs_cell`, `needs_contacts`: whether it exists only in periodic cells, or for sums over pairs.
+    """
+
+    function: Callable[[Equilibrium], Float[Array, ""]] | None
+    unit: str = ""
+    needs_cell: bool = True
+    needs_contacts: bool = False
+
+
+PRESSURE = "energy/length^d"
+
+REGISTRY: dict[str, Property] = {
+    "energy": Property(state.energy, "energy", needs_cell=False),
+    "volume": Property(state.volume, "length^d"),
+    "packing_fraction": Property(state.packing_fraction),
+    "pressure": Property(state.pressure, PRESSURE),
+    "contact_number": Property(state.contact_number, needs_cell=False, needs_contacts=True),
+    "bulk_modulus": Property(None, PRESSURE),
+    "shear_modulus": Property(None, PRESSURE),
+    "young_modulus": Property(None, PRESSURE),
+    "poisson_ratio": Property(None),
 }
-MODULI = ("bulk_modulus", "shear_modulus", "young_modulus", "poisson_ratio")
 
-NAMED = (*OF_A_STATE, *MODULI)
-"""The properties that are one number."""
+MODULI = tuple(name for name, each in REGISTRY.items() if each.function is None)
+"""The properties that need the elastic tensor."""
 
-UNITS = {
-    "energy": "energy",
-    "volume": "length^d",
-    "pressure": "energy/length^d",
-    "bulk_modulus": "energy/length^d",
-    "shear_modulus": "energy/length^d",
-    "young_modulus": "energy/length^d",
-}
-"""Of those that are no pure numbers."""
+UNITS = {name: each.unit for name, each in REGISTRY.items() if each.unit}
 
 
-def measured(equilibrium: Equilibrium, names: Iterable[str], held: Held | None = None) -> Float[Array, " m"]:
-    """Properties by name, in one vector; the elastic tensor is computed once, and what holds the equilibrium not at all
-    if it is given.
+def measured(
+    equilibrium: Equilibrium, names: Iterable[str], linearization: Linearization | None = None
+) -> Float[Array, " m"]:
+    """Properties by name, in one vector; the elastic tensor is computed once.
 
-    **Raises** `InvalidInput`, with the names there are, for one that is none of them, and what the properties raise.
+    **Arguments:**
+
+    - `linearization`: that of the equilibrium, where it is known already.
+
+    **Raises** `InvalidInput` for an unknown name, with the names there are, and what the properties raise.
     """
     names = check_properties(names)
-    moduli = elasticity.isotropic_moduli(equilibrium, held) if set(names) & set(MODULI) else {}
-    values = [moduli[name] if name in MODULI else OF_A_STATE[name](equilibrium) for name in names]
+    moduli = elasticity.isotropic_moduli(equilibrium, linearization) if set(names) & set(MODULI) else {}
+    values = []
+    for name in names:
+        function = REGISTRY[name].function
+        values.append(moduli[name] if function is None else function(equilibrium))
     return jnp.stack([jnp.asarray(value, equilibrium.max_force.dtype) for value in values])
 
 
 def check_properties(names: Iterable[str]) -> tuple[str, ...]:
-    """**Raises** `InvalidInput` for a name that is none."""
+    """**Raises** `InvalidInput` for an unknown name."""
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
-        if name not in NAMED:
-            raise InvalidInput(f"there is no property {name!r}; there are {', '.join(NAMED)}")
+        if name not in REGISTRY:
+            raise InvalidInput(f"there is no property {name!r}; there are {', '.join(REGISTRY)}")
     return names
 
 
-def table(equilibrium: Equilibrium) -> dict[str, float]:
+class Table(dict[str, float]):
+    """Properties by name; prints as a table with units."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<17} {value:<22.12g} {UNITS.get(name, '')}".rstrip() for name, value in self.items())
+
+    __repr__ = __str__
+
+
+def table(equilibrium: Equilibrium) -> Table:
     """All properties that are one number, as far as the equilibrium has them."""
-    names = list(NAMED) if equilibrium.system.periodic else ["energy", "contact_number"]
-    if not isinstance(equilibrium.potential, PairPotential):
-        names.remove("contact_number")
-    return dict(zip(names, measured(equilibrium, names).tolist(), strict=True))
+    periodic, pairwise = equilibrium.system.periodic, equilibrium.potential.is_pairwise
+    names = [
+        name
+        for name, each in REGISTRY.items()
+        if (periodic or not each.needs_cell) and (pairwise or not each.needs_contacts)
+    ]
+    return Table(zip(names, measured(equilibrium, names).tolist(), strict=True))

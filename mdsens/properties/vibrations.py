@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..contacts import standing
 from ..errors import InvalidInput
-from ..hessian import hessian
-from ..linear_solvers import projected, spectral_cut
-from ..neighbors import Neighbors
-from ..potentials import Potential
-from ..relaxation import Equilibrium
-from ..system import System
-from ..zero_modes import known_zero_modes
+from ..landscape.thresholds import zero_eigenvalue
+from ..linearization import Linearization
+from ..relaxation.equilibrium import Equilibrium
+from ..runtime.compiled import compile_once
 
 MOST_DENSE = 12_000
 """Degrees of freedom up to which modes are computed: there the matrix takes 1.2 GB, and so do its eigenvectors."""
@@ -37,8 +32,14 @@ class VibrationalModes(eqx.Module):
     @property
     def participation_ratios(self) -> Float[Array, " m"]:
         """(Σ|u|²)²/(N Σ|u|⁴) of each mode: 1 where all particles take part alike, 1/N where one does."""
-        squares = jnp.sum(self.vectors**2, axis=-1)
-        return jnp.sum(squares, axis=-1) ** 2 / (squares.shape[-1] * jnp.sum(squares**2, axis=-1))
+        return participation_ratio(self.vectors)
+
+
+def participation_ratio(u: Float[Array, "*m n d"]) -> Float[Array, "*m"]:
+    """(Σ|u|²)²/(N Σ|u|⁴) of displacements: 1 where all particles move alike far, 1/N where one does, NaN where none."""
+    u = u / jnp.max(jnp.abs(u), axis=(-2, -1), keepdims=True)
+    squares = jnp.sum(u**2, axis=-1)
+    return jnp.sum(squares, axis=-1) ** 2 / (squares.shape[-1] * jnp.sum(squares**2, axis=-1))
 
 
 def vibrational_modes(equilibrium: Equilibrium) -> VibrationalModes:
@@ -48,14 +49,14 @@ def vibrational_modes(equilibrium: Equilibrium) -> VibrationalModes:
 
     **Raises** `InvalidInput` for more than 12000 degrees of freedom; `NotConverged`, `NotAMinimum`.
     """
-    equilibrium.check_seen()
+    equilibrium.check_concrete()
     size = equilibrium.system.positions.size
     if size > MOST_DENSE:
         raise InvalidInput(
-            f"all modes of {size} degrees of freedom want {8 * size**2 / 1e9:.0f} GB twice; for the softest one ask "
+            f"all modes of {size} degrees of freedom want {8 * size**2 / 1e9:.0f} GB twice; for the softest one use "
             "eq.certify(thorough=True)"
         )
-    return _modes(equilibrium.potential, equilibrium.system, equilibrium.close, equilibrium.curvature)
+    return _modes(equilibrium.linearization)
 
 
 def density_of_states(
@@ -66,13 +67,11 @@ def density_of_states(
     return np.histogram(frequencies[frequencies != 0.0], bins=bins, density=True)
 
 
-@eqx.filter_jit
-def _modes(potential: Potential, system: System, neighbors: Neighbors, softest: Float[Array, ""]) -> VibrationalModes:
-    loose = jax.lax.stop_gradient(standing(potential, system, neighbors, softest)).rattlers
-    backbone = neighbors.only(~loose)
-    known = known_zero_modes(potential, system, backbone, loose)
-    values, vectors = jnp.linalg.eigh(projected(hessian(potential, system, backbone), known))
-    zero = jnp.abs(values) <= spectral_cut(values)
+@compile_once
+def _modes(linearization: Linearization) -> VibrationalModes:
+    values, vectors = linearization.eigenvectors()
+    zero = jnp.abs(values) <= zero_eigenvalue(values)
     size = jnp.where(zero, 1.0, jnp.abs(values))
     frequencies = jnp.where(zero, 0.0, jnp.sign(values) * jnp.sqrt(size))
-    return VibrationalModes(frequencies, vectors.T.reshape(-1, *system.positions.shape), jnp.sum(zero))
+    shape = linearization.configuration.system.positions.shape
+    return VibrationalModes(frequencies, vectors.T.reshape(-1, *shape), jnp.sum(zero))

@@ -1,21 +1,26 @@
-"""What an equilibrium and its response tell of other parameters: prediction, uncertainty, ranking, response fields."""
+"""Studies of thousands of packings: study files, tasks, batches of tasks on every device, and their results.
 
-from .fields import ResponseField, response_field
-from .prediction import Predicted, Prediction, predict
-from .ranking import derivative_measures, influence, sobol
-from .uncertainty import Propagated, Sampled, propagate, sample
+Names are loaded when they are first used: a worker imports this package before it has chosen its device, and so before
+JAX may be imported.
+"""
 
-__all__ = [
-    "Predicted",
-    "Prediction",
-    "Propagated",
-    "ResponseField",
-    "Sampled",
-    "derivative_measures",
-    "influence",
-    "predict",
-    "propagate",
-    "response_field",
-    "sample",
-    "sobol",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .kinds import KINDS
+    from .results import StudyResults, load_study
+
+_MODULE_OF = {"KINDS": "kinds", "StudyResults": "results", "load_study": "results"}
+
+__all__ = ["KINDS", "StudyResults", "load_study"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

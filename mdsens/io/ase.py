@@ -1,0 +1,161 @@
+"""Conversion between System and ASE Atoms, and every format that only ASE knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidInput
+from ..system import System
+from .format import Format
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim: int | None = None) -> System:
+    """Convert ASE Atoms to a System.
+
+    **Arguments:**
+
+    - `atoms`: ASE Atoms; `atoms.info["dim"]` is respected if it is there.
+    - `diameters`: one length, one per species, or one per particle; by default the array `diameters`, `diameter`,
+      `radius` or `radii` of the atoms.
+    - `dim`: 2 or 3; by default 2 if all particles have the same z.
+
+    **Returns:**
+
+    - The System. Species are numbered from 0: by the array `species_id`, by `type`, or by atomic number.
+
+    **Raises:**
+
+    - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, or
+      if a two-dimensional system was asked for and the particles have different z.
+    """
+    positions = np.asarray(atoms.positions, dtype=float)
+    if len(positions) == 0:
+        raise InvalidInput("there are no particles in it")
+    if dim is None:
+        dim = int(atoms.info.get("dim", 2 if len(positions) > 1 and np.ptp(positions[:, 2]) == 0.0 else 3))
+    if dim not in (2, 3):
+        raise InvalidInput(f"dim must be 2 or 3, not {dim}")
+    if dim == 2 and np.ptp(positions[:, 2]) > 0.0:
+        raise InvalidInput("its particles have different z, so it is not two-dimensional")
+    species = _species(atoms)
+    periodic = np.asarray(atoms.pbc)[:dim]
+    if periodic.any() and not periodic.all():
+        raise InvalidInput(
+            "it is periodic along some directions only, which mdsens does not offer; set pbc to all true or all false"
+        )
+    cell = np.asarray(atoms.cell)[:dim, :dim] if periodic.all() else None
+    if cell is not None and abs(np.linalg.det(cell)) == 0.0:
+        raise InvalidInput("it is periodic but has no cell")
+    return System(positions[:, :dim], cell, _diameters(atoms, diameters, species), species.astype(np.int32))
+
+
+def to_ase(system: System) -> Atoms:
+    """Convert a System to ASE Atoms.
+
+    **Arguments:**
+
+    - `system`: the System.
+
+    **Returns:**
+
+    - Atoms with the arrays `diameters`, `radius` and `species_id`; species k becomes element k + 1. A two-dimensional
+      system is placed at z = 0, in a cell as high as the largest diameter.
+    """
+    from ase import Atoms
+
+    n, d = system.n, system.dim
+    positions, cell = np.zeros((n, 3)), np.zeros((3, 3))
+    positions[:, :d] = system.positions
+    if system.box is not None:
+        cell[:d, :d] = system.box
+    species, diameters = np.asarray(system.species), np.asarray(system.diameters, dtype=float)
+    if d == 2:
+        cell[2, 2] = diameters.max()
+    atoms = Atoms(numbers=np.clip(species, 0, 117) + 1, positions=positions)
+    atoms.set_cell(cell if system.periodic else None)
+    atoms.set_pbc([system.periodic, system.periodic, system.periodic and d == 3])
+    atoms.set_array("species_id", species.astype(int))
+    atoms.set_array("diameters", diameters)
+    atoms.set_array("radius", diameters / 2)
+    atoms.info["dim"] = d
+    return atoms
+
+
+def ase_format(name: str | None) -> Format:
+    """The format that ASE knows under a name; without a name, ASE chooses by the content of the file."""
+
+    def read(path: Path, index: int) -> Atoms:
+        import ase.io
+
+        atoms = ase.io.read(path, index=index, format=name)
+        assert not isinstance(atoms, list)
+        return atoms
+
+    def write(path: Path, system: System) -> None:
+        write_atoms(path, to_ase(system), name)
+
+    return Format(read, write)
+
+
+def write_atoms(path: Path, atoms: Atoms, name: str | None, **options: Any) -> None:
+    """Write with ASE. Whatever its writer raises becomes `InvalidInput`, except `OSError`."""
+    import ase.io
+
+    try:
+        ase.io.write(path, atoms, format=name, **options)
+    except OSError:
+        raise
+    except Exception as error:  # ASE's writers raise many kinds of exceptions
+        raise InvalidInput(str(error)) from error
+
+
+def name_by_ending(path: Path) -> str:
+    """ASE's name of the format that the ending of a file name stands for.
+
+    **Raises** `InvalidInput` if ASE cannot write any such format.
+    """
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+    try:
+        name = filetype(str(path), read=False)
+    except UnknownFileTypeError:
+        name = ""
+    if name not in ioformats or not ioformats[name].can_write:
+        raise InvalidInput(f"{path} cannot be written: its ending is of no format that ASE writes; try .extxyz")
+    return name
+
+
+def _species(atoms: Atoms) -> np.ndarray:
+    if "species_id" in atoms.arrays:
+        return np.asarray(atoms.arrays["species_id"])
+    labels = atoms.arrays.get("type", atoms.numbers)
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _diameters(atoms: Atoms, given: float | Sequence[float] | None, species: np.ndarray) -> np.ndarray:
+    if given is not None:
+        sizes, kinds = np.atleast_1d(np.asarray(given, dtype=float)), int(species.max()) + 1
+        if sizes.size == 1:
+            return np.full(len(species), sizes[0])
+        if sizes.size == kinds:
+            return sizes[species]
+        if sizes.size == len(species):
+            return sizes
+        raise InvalidInput(f"{sizes.size} diameters were given for {kinds} species and {len(species)} particles")
+    columns: dict[str, Callable[[Any], Any]] = {
+        "diameters": lambda column: column,
+        "diameter": lambda column: column,
+        "radius": lambda column: 2 * column,
+        "radii": lambda column: 2 * column,
+    }
+    for name, convert in columns.items():
+        if name in atoms.arrays and np.issubdtype(atoms.arrays[name].dtype, np.number):
+            return np.asarray(convert(atoms.arrays[name]), dtype=float)
+    raise InvalidInput("it holds no diameters; give one per species (read(..., diameters=...), --diameters 1.0,0.6)")

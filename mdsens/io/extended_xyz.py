@@ -1,0 +1,70 @@
+"""Extended XYZ, with every float written so that it is read back as the same bits, and plain XYZ."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..system import System
+from .ase import ase_format, to_ase
+from .format import Format
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def read_extended_xyz(path: Path, index: int) -> Atoms:
+    """One frame of an extended XYZ file, or of a plain one."""
+    _check_counts(path)
+    return ase_format("extxyz").read(path, index)
+
+
+def read_xyz(path: Path, index: int) -> Atoms:
+    """One frame of a plain XYZ file."""
+    _check_counts(path)
+    return ase_format("xyz").read(path, index)
+
+
+def write_extended_xyz(path: Path, system: System) -> None:
+    """Write positions, cell, diameters, radii and species. ASE's own writer would round to 8 digits."""
+    atoms = to_ase(system)
+    header = 'Properties=species:S:1:pos:R:3:species_id:I:1:diameters:R:1:radius:R:1 dim={} pbc="{}"'.format(
+        system.dim, " ".join("FT"[int(p)] for p in atoms.pbc)
+    )
+    if system.periodic:
+        lattice = " ".join(repr(float(value)) for value in np.asarray(atoms.cell).ravel())
+        header = f'Lattice="{lattice}" {header}'
+    rows = [str(system.n), header]
+    columns = zip(
+        atoms.get_chemical_symbols(),
+        atoms.positions,
+        atoms.arrays["species_id"],
+        atoms.arrays["diameters"],
+        atoms.arrays["radius"],
+        strict=True,
+    )
+    for symbol, position, kind, diameter, radius in columns:
+        numbers = " ".join(repr(float(value)) for value in position)
+        rows.append(f"{symbol} {numbers} {int(kind)} {float(diameter)!r} {float(radius)!r}")
+    path.write_text("\n".join(rows) + "\n")
+
+
+def _check_counts(path: Path) -> None:
+    """**Raises** `ValueError` if a frame has more particles than the file has bytes: ASE loops over all of them."""
+    size = path.stat().st_size
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if not re.fullmatch(r"\s*\d+\s*", line):
+                return  # the end of the file, or a line that ASE reports
+            if int(line) > size:
+                raise ValueError(f"it promises {int(line):.7g} particles and has {size} bytes")
+            next(itertools.islice(lines, 1 + int(line), 1 + int(line)), None)
+
+
+EXTENDED_XYZ = Format(read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"))
+
+XYZ = Format(read_xyz, ase_format("xyz").write)

@@ -1,0 +1,136 @@
+"""Read and write a System in any format of the registry, or of ASE."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import InvalidInput
+from ..runtime.files import replacing
+from ..system import System
+from .ase import ase_format, from_ase, name_by_ending
+from .extended_xyz import EXTENDED_XYZ, XYZ
+from .format import Format
+from .lammps import LAMMPS_DATA, LAMMPS_DUMP
+
+REGISTRY: dict[str, Format] = {
+    "extxyz": EXTENDED_XYZ,
+    "xyz": XYZ,
+    "lammps-data": LAMMPS_DATA,
+    "lammps-dump-text": LAMMPS_DUMP,
+}
+"""The formats that mdsens handles itself, by ASE's names. Every other format is left to ASE."""
+
+HEAD = 2000
+"""Bytes at the beginning of a file by which its format is recognized."""
+
+
+class HasSystem(Protocol):
+    """Anything with a System, such as an Equilibrium."""
+
+    @property
+    def system(self) -> System: ...
+
+
+def read(
+    path: str | os.PathLike[str],
+    diameters: float | Sequence[float] | None = None,
+    dim: int | None = None,
+    index: int = -1,
+    format: str | None = None,
+) -> System:
+    """Read a System from a file: extended XYZ, plain XYZ, LAMMPS data and dumps, and every other format of ASE.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `diameters`: one length, one per species, or one per particle, for files without diameters, or instead of those in
+      the file. By default they are taken from the columns `diameters`, `diameter`, `radius` or `radii` of extended XYZ
+      and of LAMMPS dumps, and from data of `atom_style sphere`.
+    - `dim`: 2 or 3; by default 2 if all particles have the same z.
+    - `index`: which frame; by default the last.
+    - `format`: ASE's name of the format, if neither the name nor the content of the file shows it.
+
+    **Returns:**
+
+    - The System, in the units of the file. Species are numbered from 0: by the column `species_id`, by LAMMPS type, or
+      by atomic number. The cell is periodic along all its vectors or, without a cell, open.
+
+    **Raises:**
+
+    - `FileNotFoundError` if there is no such file.
+    - `InvalidInput` if the file cannot be read, has no diameters, or is periodic along some directions only.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        atoms = _format_to_read(path, format).read(path, index)
+    except Exception as error:  # ASE's readers raise many kinds of exceptions
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"{path} cannot be read: {reason}") from error
+    try:
+        return from_ase(atoms, diameters, dim)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
+def write(path: str | os.PathLike[str], system: System | HasSystem, format: str | None = None) -> None:
+    """Write a System, or the system of an Equilibrium, in the format given by the ending of the file name.
+
+    Extended XYZ (`.extxyz`, `.xyz`) keeps positions, cell, diameters and species to the last bit; its column `radius`
+    makes OVITO draw the particles to scale. LAMMPS data hold no diameters; a two-dimensional cell extends to both sides
+    of z = 0, as LAMMPS requires. All other formats are written by ASE. The file appears only when it is complete.
+
+    **Arguments:**
+
+    - `path`: the file; an existing one is replaced.
+    - `system`: a System, or an object with a `.system`.
+    - `format`: ASE's name of the format, instead of the ending of the file name.
+
+    **Raises:**
+
+    - `InvalidInput` if the ending belongs to no format that can be written, or the system cannot be written in it.
+    """
+    content = system if isinstance(system, System) else system.system
+    path = Path(path)
+    chosen = REGISTRY.get(format) or ase_format(format) if format else format_to_write(path)
+    if chosen.write is None:
+        raise InvalidInput(f"{path} cannot be written: mdsens and ASE only read {format}; try .extxyz")
+    with replacing(path) as unfinished:
+        try:
+            chosen.write(unfinished, content)
+        except InvalidInput as error:
+            raise InvalidInput(f"{path} cannot be written: {error}") from error
+
+
+def format_to_write(path: Path) -> Format:
+    """The format that the ending of a file name stands for.
+
+    **Raises:**
+
+    - `InvalidInput` if no such format can be written.
+    """
+    for known in REGISTRY.values():
+        if path.suffix in known.endings and known.write is not None:
+            return known
+    return ase_format(name_by_ending(path))
+
+
+def _format_to_read(path: Path, name: str | None) -> Format:
+    """By its name if one is given, else by the ending, else by the first bytes, else ASE chooses."""
+    if name is not None:
+        return REGISTRY.get(name) or ase_format(name)
+    for known in REGISTRY.values():
+        if path.suffix in known.endings:
+            return known
+    from ase.io.formats import open_with_compression
+
+    with open_with_compression(str(path), "rb") as file:
+        head = file.read(HEAD)
+    for known in REGISTRY.values():
+        if known.recognizes is not None and known.recognizes(head):
+            return known
+    return ase_format(None)

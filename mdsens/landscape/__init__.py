@@ -1,0 +1,1 @@
+"""The energy landscape at a point: derivatives, contacts, zero modes, curvatures, and the thresholds for these."""

@@ -1,0 +1,117 @@
+"""H = ∂²E/∂x² at given positions: products, the dense matrix, and the entries of a sparse one."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ..geometry import PairList, scatter_to_pairs, sum_components
+from ..potentials import Potential
+from ..system import System
+
+Displacements = Float[Array, "n d"]
+
+
+class Hessian(eqx.Module):
+    """A symmetric linear map from displacements [n, d] to changes of the gradient [n, d]."""
+
+    has_entries: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def product(self, u: Displacements) -> Displacements:
+        """H u."""
+
+    @abc.abstractmethod
+    def dense(self) -> Float[Array, "n d n d"]:
+        """H as an array."""
+
+    @abc.abstractmethod
+    def scale(self) -> Float[Array, ""]:
+        """A typical eigenvalue: the mean of the diagonal, or an estimate of it."""
+
+    @abc.abstractmethod
+    def site_stiffness(self) -> Float[Array, " n"]:
+        """The stiffness of each particle's site with all others fixed: the mean of its part of the diagonal, or an
+        estimate of it.
+        """
+
+    def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        """Rows, columns and values of the upper triangle of H + added 1, where `has_entries` is True."""
+        raise NotImplementedError
+
+
+class PairHessian(Hessian):
+    """A sum over pairs: block k_ij = φ'' n nᵀ + (φ'/r)(1 - n nᵀ), which acts on u_j - u_i."""
+
+    i: Array
+    j: Array
+    blocks: Float[Array, "p d d"]
+    n: int = eqx.field(static=True)
+
+    has_entries: ClassVar[bool] = True
+
+    def product(self, u: Displacements) -> Displacements:
+        change = sum_components(self.blocks * (u[self.j] - u[self.i])[:, None, :])
+        return scatter_to_pairs(self.i, self.j, change, self.n)
+
+    def dense(self) -> Float[Array, "n d n d"]:
+        d = self.blocks.shape[-1]
+        matrix = jnp.zeros((self.n, d, self.n, d), self.blocks.dtype)
+        for a, b, sign in ((self.i, self.i, 1), (self.j, self.j, 1), (self.i, self.j, -1), (self.j, self.i, -1)):
+            matrix = matrix.at[a, :, b, :].add(sign * self.blocks)
+        return matrix
+
+    def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        """Pairs that do not interact have no entries."""
+        d = self.blocks.shape[-1]
+        live = jnp.any(self.blocks != 0.0, axis=(1, 2)) & (self.i != self.j)
+        blocks = jnp.where(live[:, None, None], self.blocks, 0.0)
+        on_site = jnp.zeros((self.n, d, d), blocks.dtype).at[self.i].add(blocks).at[self.j].add(blocks)
+        on_site = on_site + added * jnp.eye(d, dtype=blocks.dtype)
+        low, high = (jnp.where(live, end(self.i, self.j), 0) for end in (jnp.minimum, jnp.maximum))
+        a, b = (k.ravel() for k in jnp.meshgrid(jnp.arange(d), jnp.arange(d), indexing="ij"))
+        sites, u, v = jnp.arange(self.n), *jnp.triu_indices(d)
+        places = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
+        between = [
+            (site[:, None] * d + jnp.where(live[:, None], corner, 0)).ravel() for site, corner in ((low, a), (high, b))
+        ]
+        rows, columns = (jnp.concatenate(parts).astype(jnp.int32) for parts in zip(places, between, strict=True))
+        return rows, columns, jnp.concatenate([on_site[:, u, v].ravel(), -blocks.ravel()])
+
+    def scale(self) -> Float[Array, ""]:
+        return jnp.mean(self.site_stiffness())
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        each = jnp.trace(self.blocks, axis1=1, axis2=2) / self.blocks.shape[-1]
+        return jnp.zeros(self.n, each.dtype).at[self.i].add(each).at[self.j].add(each)
+
+
+class GeneralHessian(Hessian):
+    """The Hessian of a potential that is no sum over pairs: products by differentiating the gradient."""
+
+    potential: Potential
+    system: System
+    neighbors: PairList
+
+    def product(self, u: Displacements) -> Displacements:
+        def slope(x: Displacements) -> Displacements:
+            return self.potential.gradient(self.system.replace(positions=x), self.neighbors)
+
+        return jax.jvp(slope, (self.system.positions,), (u,))[1]
+
+    def dense(self) -> Float[Array, "n d n d"]:
+        n, d = self.system.positions.shape
+        basis = jnp.eye(n * d, dtype=self.system.positions.dtype).reshape(n * d, n, d)
+        return jax.lax.map(self.product, basis, batch_size=64).reshape(n, d, n, d)
+
+    def scale(self) -> Float[Array, ""]:
+        probe = jax.random.rademacher(jax.random.key(0), self.system.positions.shape, self.system.positions.dtype)
+        return jnp.sum(probe * self.product(probe)) / probe.size
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        return jnp.broadcast_to(self.scale(), self.system.n)

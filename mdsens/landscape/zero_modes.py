@@ -1,0 +1,154 @@
+"""Displacements that cost no energy and are known beforehand: those of rattlers, and rigid motions of clusters."""
+
+from __future__ import annotations
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..geometry import sum_components
+from .configuration import Configuration
+from .hessian import Hessian
+from .thresholds import INDEPENDENT_MOTION, RIGID_RESISTANCE_EXPONENT
+
+Displacements = Float[Array, "n d"]
+
+
+def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
+    """The connected cluster of each particle, labelled by its first member.
+
+    Particles that interact are connected; all of them for a potential that is no sum over pairs.
+    """
+    n, pairs = backbone.system.n, backbone.pairs
+    if pairs is None:
+        return jnp.zeros(n, jnp.int32)
+    nobody = jnp.asarray(n, jnp.int32)
+
+    def merge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        label, _ = carry
+        lower = jnp.where(pairs.interacts, jnp.minimum(label[pairs.i], label[pairs.j]), nobody)
+        hooked = label.at[label[pairs.i]].min(lower).at[label[pairs.j]].min(lower)
+        merged = hooked[hooked]
+        return merged, jnp.any(merged != label)
+
+    start = (jnp.arange(n, dtype=jnp.int32), jnp.asarray(True))
+    return jax.lax.while_loop(lambda carry: carry[1], merge, start)[0]
+
+
+class ZeroModes(eqx.Module):
+    """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries.
+
+    `rigid` [m, n, d] holds each motion for all clusters at once, orthonormal within each cluster; a motion that moves
+    nothing (a dimer turning about its axis) is zero there.
+    """
+
+    rattlers: Bool[Array, " n"]
+    cluster: Int[Array, " n"]
+    rigid: Float[Array, "m n d"]
+
+    def project(self, u: Displacements) -> Displacements:
+        """The part of u that is orthogonal to all of them."""
+        u = jnp.where(self.rattlers[:, None], 0.0, u)
+        overlaps = jnp.stack([sum_components(motion * u) for motion in self.rigid], axis=-1)
+        amounts = _sum_clusters(overlaps, self.cluster)
+        return u - sum(amounts[:, k, None] * motion for k, motion in enumerate(self.rigid))
+
+    def project_matrix(self, hessian: Hessian) -> Float[Array, "k k"]:
+        """The matrix of P H P, P the projection off these modes."""
+        n, d = self.rigid.shape[1:]
+
+        def project_rows(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
+            return jax.vmap(self.project)(matrix.reshape(n * d, n, d)).reshape(n * d, n * d)
+
+        return project_rows(project_rows(hessian.dense().reshape(n * d, n * d)).T)
+
+    @property
+    def translations(self) -> Int[Array, ""]:
+        """d for each cluster."""
+        return jnp.sum(self._present[: self.rigid.shape[-1]])
+
+    @property
+    def rotations(self) -> Int[Array, ""]:
+        return jnp.sum(self._present[self.rigid.shape[-1] :])
+
+    @property
+    def count(self) -> Int[Array, ""]:
+        """The number of all zero modes, d for each rattler."""
+        return self.rigid.shape[-1] * jnp.sum(self.rattlers) + jnp.sum(self._present)
+
+    @property
+    def _present(self) -> Bool[Array, "m n"]:
+        """Whether a motion exists in the cluster that this particle labels."""
+        sizes = jax.vmap(lambda motion: jax.ops.segment_sum(jnp.sum(motion**2, -1), self.cluster, self.cluster.size))
+        return sizes(self.rigid) > 0.5
+
+
+def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> ZeroModes:
+    """The zero modes known beforehand, given a configuration without the pairs of rattlers.
+
+    A sum over pairs depends on distances alone. For any other potential each rigid motion is tested: one that the
+    energy resists, as a trap or a wall does, is no zero mode.
+    """
+    system = backbone.system
+    cluster = find_clusters(backbone)
+    present = jnp.where(rattlers, 0.0, 1.0).astype(system.positions.dtype)[:, None]
+    d = system.dim
+    rigid = [_orthonormal([present * unit for unit in jnp.eye(d, dtype=present.dtype)], [], cluster)]
+    if system.box is None:
+        members = jnp.maximum(_inner(present, present, cluster), 1.0)
+        center = jnp.stack(
+            [_inner(present * x[:, None], present, cluster) / members for x in system.positions.T], axis=1
+        )
+        arm = system.positions - center
+        turns = []
+        for a, b in [(0, 1), (0, 2), (1, 2)][: d * (d - 1) // 2]:
+            turns.append(present * jnp.zeros_like(arm).at[:, a].set(-arm[:, b]).at[:, b].set(arm[:, a]))
+        rigid.append(_orthonormal(turns, list(rigid[0]), cluster))
+    motions = jnp.concatenate(rigid)
+    if not backbone.potential.is_pairwise:
+        motions = _not_resisted(backbone, motions)
+    return ZeroModes(rattlers, cluster, motions)
+
+
+def _not_resisted(backbone: Configuration, rigid: Float[Array, "m n d"]) -> Float[Array, "m n d"]:
+    """The motions that leave the forces unchanged, zero for the others."""
+    hessian = backbone.hessian()
+
+    def resistance(motion: Displacements) -> Float[Array, ""]:
+        return jnp.linalg.norm(hessian.product(motion))
+
+    x = backbone.system.positions
+    probe = jax.random.normal(jax.random.key(2), x.shape, x.dtype)
+    typical = resistance(probe / jnp.linalg.norm(probe))
+    small = jnp.finfo(probe.dtype).eps ** RIGID_RESISTANCE_EXPONENT * typical
+    return rigid * (jax.lax.map(resistance, rigid) <= small)[:, None, None]
+
+
+def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:
+    """u·v summed over the cluster of each particle."""
+    return _sum_clusters(sum_components(u * v), cluster)
+
+
+def _sum_clusters(x: Float[Array, "n *m"], cluster: Int[Array, " n"]) -> Float[Array, "n *m"]:
+    """For every particle the sum over its cluster."""
+    return jax.ops.segment_sum(x, cluster, cluster.size)[cluster]
+
+
+def _orthonormal(
+    motions: list[Displacements], others: list[Displacements], cluster: Int[Array, " n"]
+) -> Float[Array, "m n d"]:
+    """Gram-Schmidt within each cluster, a dependent motion becoming zero; differentiable."""
+    rows: list[Displacements] = []
+    largest = functools.reduce(jnp.maximum, (_inner(motion, motion, cluster) for motion in motions))
+    for motion in motions:
+        rest = motion
+        for row in [*others, *rows]:
+            rest = rest - _inner(row, rest, cluster)[:, None] * row
+        left = _inner(rest, rest, cluster)
+        independent = left > INDEPENDENT_MOTION * largest
+        length = jnp.sqrt(jnp.where(independent, left, 1.0))
+        rows.append(jnp.where(independent[:, None], rest / length[:, None], 0.0))
+    return jnp.stack(rows)

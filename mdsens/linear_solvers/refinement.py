@@ -1,0 +1,79 @@
+"""Iterative refinement: every solution is improved until its last correction shows that it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MOST_ROUNDS = 9
+"""Of refinement. Two suffice; five where the right-hand side has an unknown part in the null space."""
+
+Displacements = Float[Array, "n d"]
+Invert = Callable[[Displacements, Float[Array, ""], Bool[Array, ""]], Displacements]
+Multiply = Callable[[Displacements], Displacements]
+
+
+class _Refinement(eqx.Module):
+    """The state of the refinement of A x = b - null, null being the part of b in the null space.
+
+    `left` is b - A x. `floppy` is True once there is a null part: from then on every other round purifies it.
+    """
+
+    x: Displacements
+    left: Displacements
+    null: Displacements
+    residual: Float[Array, ""]
+    error: Float[Array, ""]
+    floppy: Bool[Array, ""]
+    purify: Bool[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacements:
+    """The minimum-norm solution of A x = b, |b| = 1, or NaN; A is scaled so that its eigenvalues are about 1.
+
+    The residual of a rough solve is solved for again; the last correction, relative to x, measures the error of the
+    solution before it. Where a residual r remains, b has a part in an unknown null space: the part of r that A⁺(A r)
+    does not reproduce. That part is accepted only if A annihilates it.
+    """
+    eps = float(jnp.finfo(b.dtype).eps)
+    good, size = eps**0.5, jnp.linalg.norm
+
+    def unfinished(run: _Refinement) -> Bool[Array, ""]:
+        return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
+
+    def improve(run: _Refinement) -> _Refinement:
+        wanted = jax.lax.cond(run.purify, multiply, lambda left: left - run.null, run.left)
+        floor = 30.0 * eps * (1.0 + size(run.x))
+        wanted = jnp.where(size(wanted) > floor, wanted, 0.0)
+        found = invert(wanted, floor, run.floppy)
+        failed = ~jnp.all(jnp.isfinite(found)) | (jnp.any(wanted) & ~jnp.any(found))
+        found = jnp.where(failed, 0.0, found)
+        null = jnp.where(run.purify & ~failed, run.left - found, run.null)
+        x = _orthogonal(jnp.where(run.purify, run.x, run.x + found), null)
+        left = b - multiply(x)
+        residual = size(left - null)
+        floppy = run.floppy | (residual > 1e3 * good)
+        astray = floppy & ~run.floppy  # the first attempt went along a null part
+        error = size(found) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
+        error = jnp.where(run.purify | failed | astray, jnp.inf, error)
+        x, left = jnp.where(astray, 0.0, x), jnp.where(astray, b, left)
+        return _Refinement(x, left, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
+
+    far, no = jnp.asarray(jnp.inf, b.dtype), jnp.asarray(False)
+    zero = jnp.zeros_like(b)
+    start = _Refinement(zero, b, zero, far, far, no, no, jnp.asarray(0, jnp.int32))
+    run = jax.lax.while_loop(unfinished, improve, start)
+    annihilated = size(multiply(run.null)) <= good * size(run.null)
+    trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated
+    return jnp.where(trusted, run.x, jnp.nan)
+
+
+def _orthogonal(x: Displacements, null: Displacements) -> Displacements:
+    """x without its part along null, the only null direction in a Krylov space of b."""
+    squared = jnp.sum(null**2)
+    return x - jnp.sum(null * x) / jnp.where(squared > 0.0, squared, 1.0) * null

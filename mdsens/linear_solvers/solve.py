@@ -1,0 +1,152 @@
+"""H⁺ b with any of the linear solvers, in two steps: factors once, then a solution for each right-hand side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float
+
+from ..errors import InvalidInput
+from ..landscape.hessian import Displacements, Hessian
+from ..landscape.thresholds import ZERO_EIGENVALUE_EXPONENT
+from ..landscape.zero_modes import ZeroModes
+from .cholesky import Cholesky
+from .dense import PseudoInverse
+from .minres import Minres
+from .refinement import Multiply, refine
+
+TAGS = (lx.symmetric_tag, lx.positive_semidefinite_tag)
+
+
+DIRECT = lx.LU | lx.QR | lx.SVD | lx.Cholesky | lx.AutoLinearSolver
+"""Solvers of lineax that need a matrix; any other one is given a function that multiplies by it."""
+
+
+def factorize(solver: lx.AbstractLinearSolver, hessian: Hessian, modes: ZeroModes) -> Any:
+    """What a solver computes once for many right-hand sides, as arrays; None for solvers that need products alone.
+
+    - `PseudoInverse`: eigenvalues and eigenvectors of P H P.
+    - `Cholesky`: the entries of H / |H| plus a small multiple of the identity; sparsax keeps their numeric factors.
+    - Direct solvers of lineax: the matrix of P H P / |H| + (1 - P), P the projection off the known zero modes.
+    """
+    if isinstance(solver, PseudoInverse):
+        return solver.init(lx.MatrixLinearOperator(modes.project_matrix(hessian), TAGS), {})
+    unit = _unit(hessian)
+    if isinstance(solver, Cholesky):
+        if not hessian.has_entries:
+            raise InvalidInput("the sparse direct solver is for sums over pairs: take minres()")
+        eps = float(jnp.finfo(unit.dtype).eps)
+        rows, columns, values = hessian.entries(eps**0.5 * unit)
+        identity = (rows == columns).astype(unit.dtype)  # CHOLMOD raises on NaN, even under jit
+        return rows, columns, jnp.where(jnp.isfinite(jnp.sum(values)), values / unit, identity)
+    if not isinstance(solver, DIRECT):
+        return None
+    n, d = modes.rigid.shape[1:]
+    identity = jnp.eye(n * d, dtype=unit.dtype)
+    kept = jax.vmap(modes.project)(identity.reshape(n * d, n, d)).reshape(n * d, n * d)
+    return modes.project_matrix(hessian) / unit + identity - kept
+
+
+def solve(
+    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, b: Displacements
+) -> Displacements:
+    """(P H P)⁺ b, P the projection off the known zero modes, to which b is orthogonal; NaN if it cannot be trusted."""
+    size = jnp.linalg.norm(b)
+    direction = b / jnp.where(size > 0.0, size, 1.0)
+    if isinstance(solver, PseudoInverse):
+        return size * _from_lineax(solver, factors, hessian, modes, direction)
+    unit = _unit(hessian)
+
+    def multiply(u: Displacements) -> Displacements:
+        stiff = modes.project(u)
+        return modes.project(hessian.product(stiff)) / unit + (u - stiff)
+
+    flat = float(jnp.finfo(b.dtype).eps) ** ZERO_EIGENVALUE_EXPONENT
+    invert = _inverter(solver, factors, hessian, modes, multiply, flat)
+    x = refine(invert, multiply, direction)
+    if not isinstance(solver, Minres | Cholesky):
+        # A part that A all but annihilates is invisible to multiply: such a solution is not of minimum norm.
+        again = _minres(multiply, multiply(x), flat, jnp.zeros_like(size))
+        x = jnp.where(jnp.linalg.norm(x - again) <= 1e2 * flat**0.5 * jnp.linalg.norm(x), x, jnp.nan)
+    return size / unit * x
+
+
+def _unit(hessian: Hessian) -> Float[Array, ""]:
+    """The typical eigenvalue by which the matrix is scaled; not differentiated."""
+    scale = jax.lax.stop_gradient(hessian.scale())
+    return jnp.where(scale > 0.0, scale, 1.0)
+
+
+def _inverter(
+    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, multiply: Multiply, flat: float
+) -> Any:
+    """One rough solve, for the refinement."""
+    unit = _unit(hessian)
+
+    def by_minres(b: Displacements, floor: Float[Array, ""], _floppy: Bool[Array, ""]) -> Displacements:
+        # b has no part along the zero modes, which H annihilates anyway: no projections are needed
+        return modes.project(_minres(lambda u: hessian.product(u) / unit, b, flat, floor, solver))
+
+    def by_factors(b: Displacements, _floor: Float[Array, ""], floppy: Bool[Array, ""]) -> Displacements:
+        once = _scaled(b, lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
+
+        def twice() -> Displacements:
+            return _scaled(multiply(once), lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
+
+        # the addition to the diagonal magnifies rounding along unknown zero modes
+        return modes.project(jax.lax.cond(floppy, twice, lambda: once))
+
+    def by_lineax(b: Displacements, _floor: Float[Array, ""], _floppy: Bool[Array, ""]) -> Displacements:
+        structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
+        operator: lx.AbstractLinearOperator
+        operator = lx.FunctionLinearOperator(lambda v: multiply(v.reshape(b.shape)).ravel(), structure, TAGS)
+        if factors is not None:
+            operator = lx.MatrixLinearOperator(factors, TAGS)
+
+        def found(unit_b: Displacements) -> Displacements:
+            return lx.linear_solve(operator, unit_b.ravel(), solver, throw=False).value.reshape(b.shape)
+
+        return _scaled(b, found)
+
+    if isinstance(solver, Minres):
+        return by_minres
+    return by_factors if isinstance(solver, Cholesky) else by_lineax
+
+
+def _scaled(b: Displacements, solve_unit: Multiply) -> Displacements:
+    """Solves for b scaled to length 1, since lineax compares with absolute tolerances; zero for zero."""
+    size = jnp.linalg.norm(b)
+    found = solve_unit(b / jnp.where(size > 0.0, size, 1.0))
+    return jnp.where(size > 0.0, size * found, 0.0)
+
+
+def _from_lineax(
+    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, b: Displacements
+) -> Displacements:
+    """A solve with factors that are known."""
+
+    def product(v: Float[Array, " k"]) -> Float[Array, " k"]:
+        return modes.project(hessian.product(modes.project(v.reshape(b.shape)))).ravel()
+
+    operator = lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct((b.size,), b.dtype), TAGS)
+    found = lx.linear_solve(operator, b.ravel(), solver, state=factors, throw=False)
+    return found.value.reshape(b.shape)
+
+
+def _minres(
+    product: Multiply,
+    b: Displacements,
+    flat: float,
+    floor: Float[Array, ""],
+    solver: lx.AbstractLinearSolver | None = None,
+) -> Displacements:
+    structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
+    operator = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, TAGS)
+    size = jnp.linalg.norm(b)
+    scale = jnp.where(size > 0.0, size, 1.0)
+    options = {"flat": flat, "floor": floor / scale}
+    found = lx.linear_solve(operator, (b / scale).ravel(), solver or Minres(), options=options, throw=False)
+    return jnp.where(size > 0.0, size * found.value.reshape(b.shape), 0.0)

@@ -1,0 +1,202 @@
+"""Everything that is known to second order at one configuration at rest, computed once and shared by all that need
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .errors import Status
+from .landscape.configuration import Configuration
+from .landscape.contacts import ContactAnalysis, analyze_contacts, with_indeterminate
+from .landscape.curvature import Curvature, curvature_from_eigenvectors, lanczos
+from .landscape.hessian import Displacements, Hessian
+from .landscape.thresholds import curvature_uncertainty
+from .landscape.zero_modes import ZeroModes, known_zero_modes
+from .linear_solvers.dense import PseudoInverse
+from .linear_solvers.solve import factorize, solve
+from .runtime.compiled import compile_once
+from .runtime.tracing import is_concrete
+
+
+class Evidence(eqx.Module):
+    """Numbers of zero modes and contacts; `noise` and `rounding`, by which curvatures are off, energy per length²."""
+
+    translations: Int[Array, ""]
+    rotations: Int[Array, ""]
+    zero_modes: Int[Array, ""]
+    contact_number: Float[Array, ""]
+    noise: Float[Array, ""]
+    rounding: Float[Array, ""]
+
+
+class Linearization(eqx.Module):
+    """A configuration at rest to second order.
+
+    - `configuration`: the point.
+    - `contacts`: rattlers, and contacts that the residual forces leave undetermined.
+    - `modes`: the zero modes known beforehand, rattlers and rigid motions of clusters.
+    - `hessian`: H, without the contacts of rattlers.
+    - `curvature`: bounds for the ends of the spectrum, and the way down from a saddle.
+    - `evidence`: for the certificate.
+    - `solver` and `factors`: the linear solver, and what it keeps for further right-hand sides.
+    """
+
+    configuration: Configuration
+    contacts: ContactAnalysis
+    modes: ZeroModes
+    hessian: Hessian
+    curvature: Curvature
+    evidence: Evidence
+    solver: lx.AbstractLinearSolver
+    factors: Any
+
+    @property
+    def backbone(self) -> Configuration:
+        """The configuration without the contacts of rattlers."""
+        return self.configuration.without(self.contacts.rattlers)
+
+    @eqx.filter_jit
+    def at(self, configuration: Configuration) -> Linearization:
+        """The same point as a differentiable function of the configuration; contacts and factors stay as they are."""
+        backbone = configuration.without(self.contacts.rattlers)
+        modes = known_zero_modes(backbone, self.contacts.rattlers)
+        kept = self.curvature, self.evidence, self.solver, self.factors
+        return Linearization(configuration, self.contacts, modes, backbone.hessian(), *kept)
+
+    def solve(self, b: Displacements) -> Displacements:
+        """H⁺ b, the minimum-norm solution of H u = P b, P the projection off the zero modes; NaN if not to be trusted.
+
+        Differentiable in H and b to any order, whatever the solver is.
+        """
+        project = self.modes.project
+        shift = jax.lax.stop_gradient(self.hessian.scale())
+        frozen, modes, factors = jax.lax.stop_gradient((self.hessian, self.modes, self.factors))
+
+        def multiply(u: Displacements) -> Displacements:
+            stiff = project(u)
+            return project(self.hessian.product(stiff)) + shift * (u - stiff)
+
+        def inverse(_: Any, b: Displacements) -> Displacements:
+            return solve(self.solver, factors, frozen, modes, b)
+
+        return project(jax.lax.custom_linear_solve(multiply, project(b), inverse, symmetric=True))
+
+    def strain_stiffness(self) -> tuple[Float[Array, "m m"], Float[Array, "m m"]]:
+        """∂²E/∂ε² for the basis of symmetric strains: with the particles relaxing, and following affinely.
+
+        **Reference:** Lutsko, J. Appl. Phys. 65, 2991 (1989).
+        """
+        affine, coupling = self.backbone.strain_derivatives()
+        relaxing = jax.vmap(self.solve, -1, -1)(coupling)
+        relaxed = affine - jnp.einsum("ndk,ndm->km", coupling, relaxing)
+        return 0.5 * (relaxed + relaxed.T), affine
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the factors are eigenvalues and eigenvectors."""
+        return isinstance(self.solver, PseudoInverse)
+
+    def eigenvalues(self) -> Float[Array, " k"]:
+        """The eigenvalues of P H P, ascending."""
+        if self.is_dense:
+            return self.factors[0]
+        return jnp.linalg.eigvalsh(self.modes.project_matrix(self.hessian))
+
+    def eigenvectors(self) -> tuple[Float[Array, " k"], Float[Array, "k k"]]:
+        """The eigenvalues of P H P, ascending, and its eigenvectors in columns; differentiable."""
+        return jnp.linalg.eigh(self.modes.project_matrix(self.hessian))
+
+    def status(self, one_sided: bool = False) -> Int[Array, ""]:
+        """Whether the response is defined, as a `Status`; `one_sided`: contacts that just touch count as found."""
+        found = self.contacts
+        reasons = [
+            (~found.resolved, Status.UNRESOLVED),
+            (~found.rigid, Status.NOT_RIGID),
+            (~(found.differentiable | one_sided), Status.INDETERMINATE),
+        ]
+        code = jnp.asarray(int(Status.OK), jnp.int32)
+        for refused, reason in reversed(reasons):
+            code = jnp.where(refused, int(reason), code)
+        return code
+
+    def check(self, one_sided: bool = False, rigid: bool = True) -> None:
+        """**Raises**, on the host, where there is no response; `rigid`: also where no contacts constrain anything."""
+        if not is_concrete(self.contacts):
+            return
+        status = status_on_host(self.contacts, one_sided)
+        if status is Status.OK or (status is Status.NOT_RIGID and not rigid):
+            return
+        raise status.raised(**facts_of(self))
+
+
+@compile_once
+def linearize(
+    configuration: Configuration,
+    solver: lx.AbstractLinearSolver,
+    curvature_bound: Float[Array, ""] | None = None,
+) -> Linearization:
+    """The linearization of a configuration at rest, by one compiled program.
+
+    **Arguments:**
+
+    - `curvature_bound` (energy per length²): the lowest curvature there, or a bound for it; computed if None, by
+      eigenvalues where the solver is dense, else by Lanczos' method.
+    """
+    configuration = jax.lax.stop_gradient(configuration)
+    contacts = analyze_contacts(configuration)
+    backbone = configuration.without(contacts.rattlers)
+    modes, hessian = known_zero_modes(backbone, contacts.rattlers), backbone.hessian()
+    factors, evidence = factorize(solver, hessian, modes), _evidence(configuration, contacts, modes)
+    if curvature_bound is None:
+        noise = evidence.noise + evidence.rounding
+        if isinstance(solver, PseudoInverse):
+            shape = configuration.system.positions.shape
+            curvature = curvature_from_eigenvectors(factors[0], factors[1], evidence.zero_modes, noise, shape)
+        else:
+            curvature = lanczos(hessian, modes, noise)
+    else:
+        nothing, no = jnp.zeros_like(configuration.system.positions), jnp.asarray(False)
+        curvature = Curvature(curvature_bound, curvature_bound, nothing, no)
+    contacts = with_indeterminate(contacts, configuration, curvature.lowest)
+    if not configuration.potential.is_pairwise:
+        modes = ZeroModes(contacts.rattlers, modes.cluster, jnp.where(contacts.rigid, modes.rigid, 0.0))
+    return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)
+
+
+def _evidence(configuration: Configuration, contacts: ContactAnalysis, modes: ZeroModes) -> Evidence:
+    max_force, size = jnp.max(jnp.abs(configuration.gradient())), jnp.mean(configuration.system.diameters)
+    noise, rounding = curvature_uncertainty(max_force, size, configuration.stiffness)
+    counts = modes.translations, modes.rotations, modes.count, contacts.contact_number
+    return Evidence(*counts, noise, rounding)
+
+
+def status_on_host(contacts: ContactAnalysis, one_sided: bool = False) -> Status:
+    """`Linearization.status` of concrete arrays, without compiling anything."""
+    if np.asarray(contacts.unresolved).any():
+        return Status.UNRESOLVED
+    if np.asarray(contacts.rattlers).all():
+        return Status.NOT_RIGID
+    if not one_sided and np.asarray(contacts.indeterminate).any():
+        return Status.INDETERMINATE
+    return Status.OK
+
+
+def facts_of(linearization: Linearization) -> dict[str, str]:
+    """The particles and pairs that messages about a refused response name."""
+    contacts, neighbors = linearization.contacts, linearization.configuration.neighbors
+    unresolved, n = np.flatnonzero(contacts.unresolved), linearization.configuration.system.n
+    particles = f"{len(unresolved)} of {n} particles, such as {unresolved[0]}" if len(unresolved) else ""
+    pairs = np.flatnonzero(contacts.indeterminate)
+    touching = ""
+    if len(pairs):
+        i, j = (int(np.asarray(end)[pairs[0]]) for end in (neighbors.i, neighbors.j))
+        touching = f"particles {i} and {j}" + (f" and {len(pairs) - 1} other pairs" if len(pairs) > 1 else "")
+    return {"particles": particles, "pairs": touching, "state": f" ({n} rattlers of {n})"}

@@ -1,0 +1,58 @@
+"""Parameters by name: which there are, their values, and a system with other values."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from ..errors import InvalidInput
+from ..potentials import Potential
+from ..system import System
+
+
+def check_name(name: str, potential: Potential, system: System) -> None:
+    """**Raises** `InvalidInput` for an unknown name, with the names there are."""
+    kinds = sorted(set(np.asarray(system.species).tolist()))
+    offered = ["diameters", *(f"species-diameter:{kind}" for kind in kinds)]
+    offered += ["box"] if system.periodic else []
+    offered += potential.parameter_names()
+    if name not in offered:
+        raise InvalidInput(f"there is no parameter {name!r} here; there are {', '.join(offered)}")
+
+
+def parameter_value(name: str, potential: Potential, system: System) -> Array:
+    """The value of a named parameter; of `species-diameter:K`, the mean diameter of the species."""
+    if name in ("diameters", "box"):
+        return getattr(system, name)
+    if name.startswith("species-diameter:"):
+        members = system.species == int(name.partition(":")[2])
+        smallest = jnp.min(system.diameters, where=members, initial=jnp.inf)
+        return smallest + jnp.mean(system.diameters - smallest, where=members)  # exact where all are equal
+    return potential.get_parameter(name)
+
+
+def with_parameter(name: str, value: Array, potential: Potential, system: System) -> tuple[Potential, System]:
+    """The potential and system with another value of a named parameter."""
+    if name in ("diameters", "box"):
+        return potential, system.replace(**{name: value})
+    if name.startswith("species-diameter:"):
+        members = system.species == int(name.partition(":")[2])
+        growth = value - jax.lax.stop_gradient(parameter_value(name, potential, system))
+        return potential, system.replace(diameters=system.diameters + jnp.where(members, growth, 0.0))
+    return potential.with_parameter(name, value), system
+
+
+def direction_of(wrt: str, value: Array, direction: ArrayLike | None) -> Array:
+    """A direction of a parameter: by default all components growing alike, and for the box an isotropic dilation.
+
+    **Raises** `InvalidInput` for a direction that is not finite, or zero.
+    """
+    if direction is None:
+        return value if wrt == "box" else jnp.ones_like(value)
+    along = jnp.broadcast_to(jnp.asarray(direction, value.dtype), value.shape)
+    if not bool(jnp.all(jnp.isfinite(along)) & jnp.any(along != 0.0)):
+        raise InvalidInput(f"the direction of {wrt} must be finite and not zero")
+    return along

@@ -1,0 +1,147 @@
+"""Some parameters, by name, as one vector, and an equilibrium as a function of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InvalidInput
+from ..linearization import Linearization
+from ..potentials import Potential
+from ..relaxation.equilibrium import Equilibrium
+from ..system import System
+from .names import check_name, parameter_value, with_parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterVector:
+    """Parameters called by `names`, of these `shapes`, as one vector.
+
+    Of a matrix with one entry per pair of species the upper triangle counts, since it is symmetric.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def from_names(cls, wrt: str | Iterable[str], potential: Potential, system: System) -> ParameterVector:
+        """**Raises** `InvalidInput` for an unknown name, no name at all, or one that is given twice."""
+        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        for name in names:
+            check_name(name, potential, system)
+        twice = "diameters" in names and any(name.startswith("species-diameter:") for name in names)
+        if not names or len(set(names)) < len(names) or twice:
+            raise InvalidInput(f"name one or more parameters, each once, not {', '.join(names) or 'none'}")
+        return cls(names, tuple(parameter_value(name, potential, system).shape for name in names))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each component: `alpha`, `diameters[17]`, `epsilon[0,1]`."""
+        return tuple(
+            f"{name}[{','.join(map(str, place))}]" if place else name
+            for name, places in zip(self.names, self._places, strict=True)
+            for place in (zip(*places, strict=True) if places else [()])
+        )
+
+    def vector(self, potential: Potential, system: System) -> Float[Array, " k"]:
+        """Their values."""
+        values = []
+        for name, places in zip(self.names, self._places, strict=True):
+            value = parameter_value(name, potential, system)
+            values.append(jnp.ravel((0.5 * (value + value.T) if _is_pair_matrix(name, value.shape) else value)[places]))
+        return jnp.concatenate(values)
+
+    def split(self, vector: Any) -> list[Any]:
+        """The components of each parameter."""
+        sizes = [places[0].size if places else 1 for places in self._places]
+        ends = np.cumsum(sizes).tolist()
+        return [vector[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def diameters(self, vector: Any) -> list[tuple[str, Any]]:
+        """The names and components of those that are diameters."""
+        return [pair for pair in zip(self.names, self.split(vector), strict=True) if "diameter" in pair[0]]
+
+    def by_name(self, vector: Any) -> dict[str, Any]:
+        """Every parameter in its own shape."""
+        return dict(zip(self.names, map(self._shaped, self.names, self.shapes, self.split(vector)), strict=True))
+
+    def apply(self, vector: Float[Array, " k"], potential: Potential, system: System) -> tuple[Potential, System]:
+        """The potential and the system with these values; differentiable."""
+        for name, value in self.by_name(jnp.asarray(vector, system.positions.dtype)).items():
+            potential, system = with_parameter(name, value, potential, system)
+        return potential, system
+
+    def broadcast(self, given: Mapping[str, Any], default: Any) -> np.ndarray:
+        """A value for every component, from those given for parameters or for components by their name."""
+        unknown = set(given) - set(self.names) - set(self.labels)
+        if unknown:
+            raise InvalidInput(f"{', '.join(sorted(unknown))}: the parameters are {', '.join(self.labels[:12])}")
+        values: list[Any] = []
+        for name, part in zip(self.names, self.split(self.labels), strict=True):
+            whole = given.get(name, default)
+            each = whole if np.ndim(whole) > np.ndim(default) else [whole] * len(part)
+            if len(each) != len(part):
+                raise InvalidInput(f"{name} has {len(part)} components, and {len(each)} values were given for it")
+            values += [given.get(label, value) for label, value in zip(part, each, strict=True)]
+        try:
+            return np.array(values, dtype=float).reshape(len(self.labels), *np.shape(default))
+        except ValueError as error:
+            wanted = "a number" if np.ndim(default) == 0 else f"{len(default)} numbers"
+            raise InvalidInput(f"each of {', '.join(given)} wants {wanted}, not {given}") from error
+
+    @staticmethod
+    def _shaped(name: str, shape: tuple[int, ...], part: Any) -> Any:
+        places, arrays = _places_of(name, shape), jnp if isinstance(part, Array) else np
+        if not places:
+            return part[0]
+        if not _is_pair_matrix(name, shape):
+            return arrays.reshape(part, shape)
+        index = np.zeros(shape, int)
+        index[places] = index[places[::-1]] = np.arange(places[0].size)
+        return part[index]
+
+    @property
+    def _places(self) -> list[tuple[np.ndarray, ...]]:
+        return [_places_of(name, shape) for name, shape in zip(self.names, self.shapes, strict=True)]
+
+
+def given_by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is given for some parameters. **Raises** `InvalidInput` where it is not said for which."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidInput(f"{what} are given by the name of a parameter, {{'epsilon': …}}, not as {given!r}")
+    return dict(given or {})
+
+
+def _places_of(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """The indices of the components that count; none for a number."""
+    if _is_pair_matrix(name, shape):
+        return np.triu_indices(shape[0])
+    return tuple(np.indices(shape).reshape(len(shape), -1)) if shape else ()
+
+
+def _is_pair_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1] and name != "box"
+
+
+def as_function(
+    equilibrium: Equilibrium,
+    parameters: ParameterVector,
+    vector: Float[Array, " k"],
+    linearization: Linearization | None = None,
+) -> Equilibrium:
+    """An equilibrium as a differentiable function of parameters, at their present values: nothing is relaxed.
+
+    **Arguments:**
+
+    - `vector` ([k]): the present values of the parameters.
+    - `linearization`: that of the equilibrium, so that a compiled function need not compute it again.
+    """
+    still = equilibrium.frozen
+    potential, system = parameters.apply(vector, equilibrium.potential, still.system)
+    at_rest = still.at_rest(system, potential, linearization)
+    return dataclasses.replace(equilibrium, source=at_rest, potential=potential, known_energy=None)

@@ -1,0 +1,201 @@
+"""The base class of potentials that are a sum over pairs."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..errors import InvalidInput
+from ..geometry import PairList, sum_components
+from ..system import System, name_particles
+from .base import PairParameter, Pairs, Potential, Scalar, is_parameter, parameter
+
+STIFFEST_SHARE = 0.4
+"""The typical stiffness is at least this fraction of the stiffest pair's second derivative: curvatures reach seven
+times that derivative in dense packings, and FIRE's steps of 0.5 in these units are stable below sixteen times the
+typical one.
+"""
+
+
+class PairPotential(Potential):
+    """The base for potentials that are a sum over pairs; a new one takes five lines.
+
+        class Gaussian(mdsens.PairPotential):
+            epsilon: jax.Array
+            def pair_energy(self, r, sigma):
+                return self.epsilon * jnp.exp(-((r / sigma) ** 2))
+            def cutoff(self, sigma):
+                return 6.0 * sigma
+
+    `pair_energy` is written for one pair: r and sigma are numbers, and so is every parameter. A parameter that was
+    given as a matrix [s, s] is, inside `pair_energy`, the entry for the two species at hand (the symmetric part of
+    the matrix counts).
+
+    A class sets `contact` to True if its particles interact only where they touch: they repel for r < cutoff, and the
+    energy is zero beyond. Rattlers are then recognized by the number of their contacts.
+
+    **Arguments:**
+
+    - `sigma` (length; one number or a matrix [s, s]): the pair distance σ; (D_i + D_j)/2 if None.
+    """
+
+    sigma: PairParameter | None = parameter(default=None, kw_only=True)
+
+    listed: ClassVar[bool] = True
+    is_pairwise: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
+        """φ(r) of one pair at the distance r < cutoff."""
+
+    @abc.abstractmethod
+    def cutoff(self, sigma: Scalar) -> Scalar:
+        """The distance from which on the pair does not interact.
+
+        φ and φ' should vanish there, or no minimizer comes to rest with a pair at the cutoff: multiply by
+        `mdsens.potentials.smooth_switch` where they do not.
+        """
+
+    def pair_stiffness(self, sigma: Scalar) -> Scalar:
+        """A typical φ''(r) of one pair: at r = σ, or a little within if φ'' vanishes there. A class may override it."""
+        second = jax.grad(jax.grad(self.pair_energy))
+        touching = second(sigma, sigma)
+        return jnp.where(touching == 0.0, second(0.95 * sigma, sigma), touching)
+
+    def energy(self, system: System, neighbors: PairList) -> Scalar:
+        pairs = self.pairs(system, neighbors)
+        return jnp.sum(pairs.map(lambda potential, r, sigma: potential.pair_energy(r, sigma)))
+
+    def gradient(self, system: System, neighbors: PairList) -> Float[Array, "n d"]:
+        return self.pairs(system, neighbors).gradient(system.n)
+
+    @eqx.filter_jit
+    def reach(self, system: System) -> Scalar:
+        potential, axes, sigma = self._between_species(system)
+        return jnp.max(jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma))
+
+    @eqx.filter_jit
+    def covers(self, system: System) -> Bool[Array, ""]:
+        count = self._species_count
+        return jnp.asarray(True) if count == 1 else jnp.all((system.species >= 0) & (system.species < count))
+
+    @eqx.filter_jit
+    def stiffness(self, system: System) -> Scalar:
+        each = jnp.arange(system.n)
+        like, unlike = (
+            self._stiffness_of(*pairs)
+            for pairs in (self.for_particles(system, each, each), self._between_species(system))
+        )
+        stiff = like > 0.0
+        logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, like, 1.0)), 0.0)
+        typical = jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
+        return jnp.maximum(typical, STIFFEST_SHARE * jnp.maximum(jnp.max(like), jnp.max(unlike)))
+
+    def _stiffness_of(self, potential: Self, axes: Self, sigma: Float[Array, " p"]) -> Float[Array, " p"]:
+        """|φ''| of pairs; zero where it is not finite."""
+        found = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
+        return jnp.where(jnp.isfinite(found), found, 0.0)
+
+    def _between_species(self, system: System) -> tuple[Self, Self, Array]:
+        """Every species with every other, each with its largest diameter."""
+        count = self._species_count
+        species = system.species if count > 1 else jnp.zeros_like(system.species)
+        largest = jax.ops.segment_max(system.diameters, species, num_segments=count)
+        i, j = (k.ravel() for k in jnp.meshgrid(jnp.arange(count), jnp.arange(count)))
+        return self.for_species(i, j, largest[i], largest[j])
+
+    def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
+        potential, axes, sigma = self.for_particles(system, i, j)
+        return jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
+
+    def pairs(self, system: System, neighbors: PairList) -> Pairs:
+        """The listed pairs with everything that a function of a pair needs."""
+        i, j = neighbors.i, neighbors.j
+        separation = neighbors.separations(system.positions, system.box)
+        squared = sum_components(separation**2)
+        potential, axes, sigma = self.for_particles(system, i, j)
+        cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
+        interacts = neighbors.valid & ~(squared >= cutoff**2)  # NaN counts as interacting, never as far apart
+        distance = jnp.sqrt(jnp.where(interacts, squared, jax.lax.stop_gradient((0.9 * cutoff) ** 2)))
+        return Pairs(i, j, separation, distance, cutoff, sigma, interacts, neighbors.valid, potential, axes)
+
+    def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:
+        """`for_species` for particles i and j of a system."""
+        kinds, sizes = system.species, system.diameters
+        return self.for_species(kinds[i], kinds[j], sizes[i], sizes[j])
+
+    def for_species(
+        self, s: Int[Array, " p"], t: Int[Array, " p"], size_s: Float[Array, " p"], size_t: Float[Array, " p"]
+    ) -> tuple[Self, Self, Float[Array, " p"]]:
+        """The potential with pair matrices looked up, the axes over which to `vmap` it, and σ."""
+
+        def look_up(leaf: Array) -> Array:
+            return 0.5 * (leaf[s, t] + leaf[t, s]) if jnp.ndim(leaf) == 2 else leaf
+
+        potential = jax.tree.map(look_up, self)
+        axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) == 2 else None, self)
+        additive = potential.sigma is None
+        sigma = 0.5 * (size_s + size_t) if additive else jnp.broadcast_to(potential.sigma, s.shape)
+        return potential, axes, sigma
+
+    @property
+    def _species_count(self) -> int:
+        """The number of species that the parameters distinguish."""
+        return max((np.shape(leaf)[0] for leaf in jax.tree.leaves(self) if np.ndim(leaf) == 2), default=1)
+
+    def check(self) -> None:
+        shapes = {np.shape(leaf) for leaf in jax.tree.leaves(self)} - {()}
+        for shape in shapes:
+            if len(shape) != 2 or shape[0] != shape[1] or len(shapes) > 1:
+                raise InvalidInput(
+                    f"a parameter of {type(self).__name__} has shape {list(shape)}; it must be one number, or a "
+                    "square matrix with a row for each species, of the same size for all parameters"
+                )
+        key = type(self), jax.tree.structure(self)
+        if key not in _checked:
+            _check_functions(self)
+            _checked.add(key)
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        if self.sigma is not None and np.any(np.asarray(self.sigma) <= 0):
+            raise InvalidInput("sigma must be a positive length")
+        bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & system.periodic))
+        if bad.size:
+            why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"
+            raise InvalidInput(
+                f"the cutoff of {type(self).__name__} for {name_particles(bad)} is {cutoffs[bad[0]]}{why}"
+            )
+
+
+_checked: set[Any] = set()
+
+
+def _check_functions(potential: PairPotential) -> None:
+    """`pair_energy` and `cutoff` map numbers to a number, and JAX can trace them."""
+    number, kind = jax.ShapeDtypeStruct((), jnp.result_type(float)), type(potential)
+    of_a_pair = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype) if is_parameter(leaf) else leaf, potential
+    )
+    for name, arguments in (("pair_energy", (number, number)), ("cutoff", (number,))):
+        try:
+            found = eqx.filter_eval_shape(getattr(kind, name), of_a_pair, *arguments)
+        except Exception as error:
+            raise InvalidInput(f"{name} of {kind.__name__} cannot be computed for one pair: {_why(error)}") from error
+        shape = () if isinstance(found, int | float) else getattr(found, "shape", None)
+        if shape != ():
+            shown = "nothing" if found is None else found if shape is None else f"an array {list(shape)}"
+            raise InvalidInput(f"{name} of {kind.__name__} must return one number for one pair, and returns {shown}")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "JAX cannot trace functions of NumPy; use those of jax.numpy (jnp.exp for np.exp)"
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return "it uses `if` on a distance, which JAX cannot trace; use jnp.where(r < …, …, …)"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,9 @@
+"""Relaxation: validation, the descent and its drivers, cells at constant pressure, certificates, ensembles."""
+
+from .certificate import Certificate
+from .ensemble import relax_ensemble
+from .equilibrium import Equilibrium
+from .relaxation import Relaxation
+from .unrolled import Unrolled
+
+__all__ = ["Certificate", "Equilibrium", "Relaxation", "Unrolled", "relax_ensemble"]

@@ -1,0 +1,114 @@
+"""The differentiated loop: the baseline for comparison with implicit differentiation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .. import linear_solvers
+from ..geometry import reciprocal
+from ..implicit import Rule
+from ..landscape.configuration import Configuration
+from ..landscape.curvature import lowest_curvature
+from ..minimizers import FIRE, Minimizer, position_of
+from ..neighbors import AllPairs, Neighbors, PairFinder, allocate, automatic
+from ..neighbors.allocation import survey
+from ..potentials import Potential
+from ..runtime.tracing import as_array, is_concrete
+from ..system import System
+from . import validation
+from .descent import stepper
+from .equilibrium import Equilibrium
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """Relaxes by a fixed number of steps, and differentiates every one of them.
+
+    The derivative is that of the path, not of the minimum: it depends on the initial positions, and need not converge
+    as the number of steps grows. Reverse mode keeps the state of all steps in memory. As in `Relaxation`, the initial
+    positions follow a change of the box.
+
+    **Arguments:**
+
+    - `steps` (int) of `minimizer`.
+    - `tolerance` (energy per length): for the flag `converged` alone.
+    - `neighbors`: as in `Relaxation`, but not enlarged once the loop runs: an overflow makes the result NaN.
+    """
+
+    steps: int
+    minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
+    tolerance: float = 1e-10
+    neighbors: PairFinder | None = None
+
+    def __call__(self, potential: Potential, system: System) -> Equilibrium:
+        potential = potential.in_precision_of(system)
+        if system.box is not None:
+            fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
+            system = system.replace(positions=fractions @ system.box)
+        potential.check()
+        finder = self.neighbors or automatic(potential, system)
+        start = jax.lax.stop_gradient((potential, system))
+        if is_concrete(start):
+            validation.check_numbers(*start)
+            skin = getattr(finder, "skin", as_array(0.25, float))
+            validation.check_surveyed(*start, survey(*start, skin, as_array(1.0, float)))
+            list_ = allocate(finder, *start)
+            finder = list_.finder.enlarged(list_)
+        positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
+        positions = positions * jnp.where(overflow | ~finder.fits(*start) | ~potential.covers(system), jnp.nan, 1.0)
+        relaxed = system.replace(positions=positions)
+        energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
+        max_force = jnp.max(jnp.abs(slope))
+        converged = (max_force <= self.tolerance) & ~overflow
+        here = Configuration(potential, relaxed, list_)
+        curvature = lowest_curvature(*jax.lax.stop_gradient((here, max_force)))
+        return Equilibrium(
+            source=relaxed,
+            potential=potential,
+            known_energy=energy,
+            max_force=max_force,
+            steps=jnp.asarray(self.steps, jnp.int32),
+            converged=converged,
+            minimum=converged & ~curvature.negative,
+            curvature=curvature.lowest,
+            highest_curvature=curvature.highest,
+            escapes=jnp.asarray(0, jnp.int32),
+            overflow=overflow,
+            tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            pressure=None,
+            pressure_error=None,
+            neighbors=list_,
+            rule=Rule(linear_solvers.automatic(potential, system, minimum_only=False)),
+        )
+
+
+@eqx.filter_jit
+def _run(
+    minimizer: Minimizer, steps: int, finder: PairFinder, potential: Potential, system: System
+) -> tuple[Array, Neighbors, Array]:
+    """Positions after the loop, the list in use there, and whether any list overflowed."""
+    first = finder.build(potential, system)
+
+    def steps_with(list_: Neighbors) -> Any:
+        return stepper(minimizer, Configuration(potential, system, list_))(0.49 * list_.skin)
+
+    def step(carry: tuple[Any, Neighbors, Array], _now: None) -> tuple[tuple[Any, Neighbors, Array], None]:
+        state, list_, overflow = carry
+        after = steps_with(list_)[1](state)
+        if not isinstance(finder, AllPairs):
+            here = system.replace(positions=position_of(state))
+            frozen = jax.lax.stop_gradient((potential, here))
+            out_of_date = list_.out_of_date(position_of(after))
+            list_ = jax.lax.cond(out_of_date, lambda: finder.build(*frozen), lambda: list_)
+            after = steps_with(list_)[1](state)
+        return (after, list_, overflow | list_.overflow), None
+
+    start = (steps_with(first)[0](system.positions), first, first.overflow)
+    (state, list_, overflow), _ = jax.lax.scan(step, start, None, length=steps)
+    return position_of(state), list_, overflow

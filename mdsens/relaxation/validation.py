@@ -1,0 +1,141 @@
+"""Refusing, in one sentence, what cannot be relaxed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from ..errors import InvalidInput
+from ..landscape.configuration import Configuration
+from ..minimizers import Minimizer
+from ..neighbors.allocation import Survey
+from ..potentials import Potential
+from ..runtime.compiled import compile_once
+from ..system import System, name_particles
+
+
+def check_options(tolerance: float, max_steps: int) -> None:
+    if not (isinstance(tolerance, int | float | np.number) and math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidInput(f"tolerance must be a positive force, not {tolerance}")
+    if max_steps < 1:
+        raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
+
+
+def check_tension(potential: Potential, pressure: float) -> None:
+    """**Raises** `InvalidInput` for a pressure at which a cell of particles that only repel has no minimum."""
+    if potential.contact and not pressure > 0.0:
+        raise InvalidInput(
+            f"{type(potential).__name__} only repels: at a pressure of {pressure:g} its cell grows without end; "
+            "ask for a positive one"
+        )
+
+
+def check_kinds(minimizer: Any, linear_solver: Any) -> None:
+    """Names, as on the command line, and classes that were not called are neither minimizers nor solvers."""
+    if not isinstance(minimizer, Minimizer):
+        raise InvalidInput(f"minimizer must be one, such as mdsens.FIRE(), not {minimizer!r}")
+    if linear_solver is not None and not isinstance(linear_solver, lx.AbstractLinearSolver):
+        raise InvalidInput(f"linear_solver must be one, such as mdsens.linear_solvers.dense(), not {linear_solver!r}")
+
+
+def check_arguments(potential: Any, system: Any) -> None:
+    if not isinstance(potential, Potential) or not isinstance(system, System):
+        given = ", ".join(
+            each.__name__ if isinstance(each, type) else type(each).__name__ for each in (potential, system)
+        )
+        raise InvalidInput(
+            f"a Relaxation is called with a potential and a system, relax(mdsens.SoftSphere(), system), not {given}; "
+            "a potential of your own is an instance of a class derived from mdsens.PairPotential"
+        )
+
+
+def check_pressure(pressure: ArrayLike | None, cell: str) -> None:
+    if cell not in ("isotropic", "full"):
+        raise InvalidInput(f"a cell relaxes 'isotropic' or 'full', not {cell!r}")
+    if pressure is None or isinstance(pressure, jax.core.Tracer):
+        return
+    if np.ndim(pressure) != 0 or not math.isfinite(float(pressure)):  # type: ignore[arg-type]
+        raise InvalidInput(f"pressure must be one number, an energy per volume, not {pressure}")
+
+
+def check_numbers(potential: Potential, system: System) -> None:
+    """**Raises** `InvalidInput` for the first number of a concrete system that makes no sense."""
+    positions, diameters = np.asarray(system.positions), np.asarray(system.diameters)
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if bad.size:
+        raise InvalidInput(f"the position of {name_particles(bad)} is not finite")
+    bad = np.flatnonzero(~(np.isfinite(diameters) & (diameters > 0)))
+    if bad.size:
+        raise InvalidInput(f"the diameter of {name_particles(bad)} is not a positive length")
+    if system.box is not None:
+        box = np.asarray(system.box)
+        size = float(np.abs(box).max())
+        if not 0.0 < size < np.inf or abs(np.linalg.det(box / size)) < 1e-12:
+            raise InvalidInput(f"the box {box.tolist()} is not the cell of a lattice")
+    for leaf in jax.tree.leaves(potential):
+        if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
+            raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
+
+
+def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> None:
+    """**Raises** `InvalidInput` for a potential that does not fit the system."""
+    species = np.asarray(system.species)
+    if species.min() < 0 or not bool(surveyed.covers):
+        raise InvalidInput(
+            f"species reach from {species.min()} to {species.max()}, and the matrices of "
+            f"{type(potential).__name__} have no row for each of them, from 0 on"
+        )
+    potential.check_for(system, np.asarray(surveyed.own_cutoffs))
+
+
+def why_no_forces(system: System) -> InvalidInput:
+    """The reason for forces that are not finite at the start."""
+    from scipy.spatial import cKDTree
+
+    points = np.asarray(system.wrapped())
+    try:
+        together = cKDTree(points).query_pairs(1e-9 * float(np.max(system.diameters)))
+    except ValueError:  # numbers too large to square
+        return InvalidInput("the positions are too large for distances between them to be computed")
+    if together:
+        i, j = min(together)
+        return InvalidInput(f"particles {i} and {j} are on the same point {points[i].tolist()}; move one of them")
+    return InvalidInput("the forces are not finite at the start; check the potential's parameters")
+
+
+FORCE_NEAR_ROUNDING = 30.0
+"""Forces below this multiple of the force that rounding makes cannot fall much further."""
+
+
+def beyond_precision(tolerance: float, max_force: float, here: Configuration) -> InvalidInput | None:
+    """The error to raise where rounding alone keeps the forces above the tolerance; None where it does not."""
+    floor = float(_rounding_force(here))
+    if tolerance < floor and max_force < FORCE_NEAR_ROUNDING * floor:
+        dtype = here.system.positions.dtype
+        cure = "ask for a tolerance above that"
+        if not (here.potential.is_pairwise and dtype == jnp.float32):
+            cure += " (or is there a force that jumps, as at a cutoff without a smooth switch?)"
+        if dtype == jnp.float32:
+            cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
+        return InvalidInput(
+            f"the tolerance {tolerance:.3g} cannot be reached in {dtype}: rounding the positions alone changes "
+            f"the forces by {floor:.1g}; {cure}"
+        )
+    return None
+
+
+@compile_once
+def _rounding_force(here: Configuration) -> Float[Array, ""]:
+    """How much the largest force component changes when the last bits of the positions do."""
+    x = here.system.positions
+    flips = jax.random.rademacher(jax.random.key(0), x.shape, x.dtype) * (0.5 * jnp.finfo(x.dtype).eps)
+    change = here.at(x * (1.0 + flips)).gradient() - here.gradient()
+    return 0.5 * jnp.max(jnp.abs(change))

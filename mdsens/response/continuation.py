@@ -1,0 +1,240 @@
+"""An equilibrium followed as a parameter moves a long way, through every contact that opens or closes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from ..errors import InvalidInput, MdsensError
+from ..parameters import check_name, parameter_value
+from ..relaxation.equilibrium import Equilibrium
+from ..runtime.progress import with_progress
+from .nearby import Contact, Network, at_value, check_fixed_cell, network
+from .validity import ContactRates, contact_rates, first_change
+
+MOST_POINTS = 10_000
+"""Equilibria on one path."""
+
+LOCATED_WITHIN = 1e-7
+"""How closely a change of contacts is located, as a gap in mean diameters."""
+
+REARRANGEMENT = 1e-3
+"""How far a particle may move across a change, in mean diameters, before it is a rearrangement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A change of the contact network at `fraction` of the way.
+
+    `opened` and `closed` are the pairs; `jump` is how far the farthest particle moved across it, a length. A
+    `rearrangement` is a jump to another minimum: there the path is not continuous.
+    """
+
+    fraction: float
+    opened: tuple[Contact, ...]
+    closed: tuple[Contact, ...]
+    jump: float
+    rearrangement: bool
+
+    def __str__(self) -> str:
+        words = [
+            f"{c[0]}-{c[1]} {verb}" for verb, all_ in (("opens", self.opened), ("closes", self.closed)) for c in all_
+        ]
+        what = ", ".join(words[:6]) + (" …" if len(words) > 6 else "")
+        return f"rearrangement ({len(words)} contacts change)" if self.rearrangement else what
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """The equilibria on the way of a parameter from one value to another, and what happened between.
+
+    `fractions` [k] of the way, from 0 to 1, the value of the parameter at each `values` [k, *shape],
+    `positions` [k, n, d], `energies` [k], and `responses` [k, n, d], the derivative of the positions along
+    the whole way; at an event it is that of the far side. `last` is the equilibrium at the end. `ended` says why
+    the path ends before its goal, None where it does not.
+    """
+
+    wrt: str
+    fractions: np.ndarray
+    values: np.ndarray
+    positions: np.ndarray
+    energies: np.ndarray
+    responses: np.ndarray
+    events: tuple[Event, ...]
+    last: Equilibrium
+    ended: str | None
+
+    def __str__(self) -> str:
+        jumps = sum(event.rearrangement for event in self.events)
+        lines = [
+            f"{self.wrt}: {len(self.fractions)} equilibria, {len(self.events)} contact changes, "
+            f"{jumps} of them rearrangements"
+        ]
+        lines += [f"  at {self._value_at(event.fraction)}: {event}" for event in self.events[:20]]
+        lines += [f"  … and {len(self.events) - 20} more"] if len(self.events) > 20 else []
+        lines += [f"  ended at {self._value_at(float(self.fractions[-1]))}: {self.ended}"] if self.ended else []
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def equilibrium(self, k: int) -> Equilibrium:
+        """The k-th equilibrium of the path, relaxed from where it was found. **Raises** what `Relaxation` raises."""
+        return at_value(self.last, self.wrt, jnp.asarray(self.values[k]), jnp.asarray(self.positions[k]))
+
+    def value_at(self, fraction: float) -> np.ndarray:
+        """The parameter at a fraction of the way."""
+        first, span = self.values[0], self.fractions[-1] - self.fractions[0]
+        return first + (self.values[-1] - first) * (fraction / span if span > 0 else 0.0)
+
+    def _value_at(self, fraction: float) -> str:
+        value = self.value_at(fraction)
+        return f"{float(value):.8g}" if value.ndim == 0 else f"{100 * fraction:.6g} % of the way"
+
+
+@with_progress("following", lambda s, events: (s, f"{events} contact changes"))
+def follow(
+    equilibrium: Equilibrium,
+    wrt: str,
+    to: ArrayLike,
+    points: int = 10,
+    progress: Callable[[float, int], None] | None = None,
+) -> Path:
+    """Follows an equilibrium while `wrt` goes in a straight line to the value `to`.
+
+    Each step predicts the positions with the response, and the first contact that opens or closes with it (`validity`);
+    it corrects them by Newton's method and relaxation, locates the change between two equilibria on either side of it,
+    and continues beyond.
+
+    **Arguments:**
+
+    - `wrt`: as in `sensitivity`.
+    - `to`: a value of its shape.
+    - `points` (int): the least number of equilibria recorded, evenly spaced, besides those at the events.
+    - `progress`: called as `progress(fraction, events)`.
+
+    **Returns** the path; where no contacts constrain the particles any more, or no minimum is found, it ends early with
+    the reason.
+
+    **Raises** what `sensitivity` raises where there is no response at the start.
+    """
+    potential, system = equilibrium.potential, equilibrium.system
+    check_name(wrt, potential, system)
+    equilibrium.check()
+    check_fixed_cell(equilibrium)
+    potential.require_contacts()
+    start = parameter_value(wrt, potential, system)
+    goal = jnp.asarray(to, start.dtype)
+    if goal.shape != start.shape or not bool(jnp.all(jnp.isfinite(goal))):
+        raise InvalidInput(f"the goal for {wrt} must be finite and of shape {list(start.shape)}, as its value is")
+    size = float(jnp.mean(system.diameters))
+    return _Follower(wrt, start, goal - start, max(1, points), size, progress).run(equilibrium)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """An equilibrium at a fraction s of the way."""
+
+    s: float
+    rest: Equilibrium
+    network: Network
+
+
+@dataclasses.dataclass
+class _Follower:
+    wrt: str
+    value: Array
+    way: Array
+    points: int
+    size: float
+    progress: Callable[[float, int], None] | None
+
+    def run(self, start: Equilibrium) -> Path:
+        here, ended = _Point(0.0, start, network(start)), None
+        visited: list[tuple[_Point, np.ndarray]] = []
+        events: list[Event] = []
+        while True:
+            try:
+                rates = contact_rates(here.rest, self.wrt, self.way)
+                visited.append((here, rates.response))
+                if here.s >= 1.0 or len(visited) >= MOST_POINTS:
+                    break
+                there = self._at(here, self._target(here.s, rates), rates.response)
+                if there.network.contacts != here.network.contacts:
+                    here, there = self._locate(here, there, rates)
+                    events.append(self._event(here, there))
+                here = there
+            except MdsensError as error:
+                if not visited:
+                    raise
+                ended = str(error)
+                break
+            if self.progress is not None:
+                self.progress(here.s, len(events))
+        if visited[-1][0].s < 1.0 and ended is None:
+            ended = f"{MOST_POINTS} equilibria are enough"
+        return self._path(visited, events, ended)
+
+    def _target(self, s: float, rates: ContactRates) -> float:
+        """The next point to record, or just beyond the first change of contacts that is predicted."""
+        target = min(1.0, (math.floor(s * self.points + 1e-9) + 1) / self.points)
+        change = first_change(rates, 1)
+        if change is None:
+            return target
+        return min(target, s + change.step + LOCATED_WITHIN * self.size / max(rates.fastest, 1e-300))
+
+    def _at(self, here: _Point, target: float, response: np.ndarray) -> _Point:
+        """The equilibrium at a fraction of the way, predicted from here."""
+        guess = here.rest.positions + (target - here.s) * jnp.asarray(response)
+        rest = at_value(here.rest, self.wrt, self.value + target * self.way, guess)
+        return _Point(target, rest, network(rest))
+
+    def _locate(self, low: _Point, high: _Point, rates: ContactRates) -> tuple[_Point, _Point]:
+        """Two equilibria close to each other, on either side of the first change between them."""
+        contacts, near = low.network.contacts, LOCATED_WITHIN * self.size / max(rates.fastest, 1e-300)
+        while high.s - low.s > max(near, 1e-15):
+            width = high.s - low.s
+            spread = min(max(0.02 * width, 0.4 * near), 0.45 * width)
+            middle = min(max(_crossing(low, high), low.s + spread), high.s - spread)
+            for trial in (middle - spread, middle + spread):
+                if low.s < trial < high.s:
+                    there = self._at(low, trial, rates.response)
+                    low, high = (there, high) if there.network.contacts == contacts else (low, there)
+        return low, high
+
+    def _event(self, before: _Point, beyond: _Point) -> Event:
+        one, two = before.network.contacts, beyond.network.contacts
+        move = np.linalg.norm(np.asarray(beyond.rest.positions - before.rest.positions), axis=1)
+        move[before.network.rattlers | beyond.network.rattlers] = 0.0
+        opened, closed = tuple(sorted(one - two)), tuple(sorted(two - one))
+        return Event(beyond.s, opened, closed, float(move.max()), bool(move.max() > REARRANGEMENT * self.size))
+
+    def _path(self, visited: list[tuple[_Point, np.ndarray]], events: list[Event], ended: str | None) -> Path:
+        fractions = np.array([point.s for point, _ in visited])
+        return Path(
+            wrt=self.wrt,
+            fractions=fractions,
+            values=np.asarray(self.value) + np.multiply.outer(fractions, np.asarray(self.way)),
+            positions=np.stack([np.asarray(point.rest.positions) for point, _ in visited]),
+            energies=np.array([float(point.rest.energy) for point, _ in visited]),
+            responses=np.stack([response for _, response in visited]),
+            events=tuple(events),
+            last=visited[-1][0].rest,
+            ended=ended,
+        )
+
+
+def _crossing(low: _Point, high: _Point) -> float:
+    """Where the first of the contacts that differ crosses zero overlap, on a straight line between the two."""
+    changed = sorted(low.network.contacts ^ high.network.contacts)
+    before, after = (point.network.gaps_of(changed) for point in (low, high))
+    crosses = before * after < 0.0
+    if not crosses.any():
+        return 0.5 * (low.s + high.s)
+    share = before[crosses] / (before[crosses] - after[crosses])
+    return low.s + float(share.min()) * (high.s - low.s)

@@ -1,0 +1,37 @@
+"""Names that a user gives, looked up in a registry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from ..errors import InvalidInput
+
+T = TypeVar("T")
+
+
+def look_up(name: str, registry: Mapping[str, T], what: str) -> T:
+    """The entry of a registry.
+
+    **Raises** `InvalidInput`, with all names of the registry and the one nearest to it, for a name that is not there.
+    """
+    for fault in faults_of_name(name, registry, what):
+        raise InvalidInput(fault)
+    return registry[name]
+
+
+def faults_of_name(name: str, offered: Iterable[str], what: str) -> list[str]:
+    """One message for a name that is not offered, else none."""
+    offered = list(offered)
+    if name in offered:
+        return []
+    shown = ", ".join([each for each in offered if not each.startswith("species-diameter:")] or offered)
+    kinds = [each for each in offered if each.startswith("species-diameter:")]
+    more = "" if not kinds else f", {kinds[0]} …" if len(kinds) > 1 else f", {kinds[0]}"
+    return [f"there is no {what} {name!r}{did_you_mean(name, offered)}; there are {shown}{more}"]
+
+
+def did_you_mean(name: str, offered: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(offered), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
