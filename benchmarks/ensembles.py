@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 import jax
-from scaling import timed
 
 import mdsens
+from scaling import timed
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 2)

@@ -45,6 +45,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 import peers
 from peers import IN_LOOP, in_a_loop, timed
 

@@ -163,6 +163,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     import jax
+
     from scaling import processor
 
     facts = {

@@ -1,11 +1,6 @@
 """A sample of benchmarks/thousand.py: every answer is right, or refused."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from thousand import SOLVERS, examine
 

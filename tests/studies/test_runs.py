@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -14,43 +12,9 @@ import pytest
 import mdsens
 from commands import call
 from mdsens.studies.store import Store
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import crashes
+from small_study import STUDY, in_a_process
 
 STUDY_GUIDE = Path(__file__).parents[2] / "docs/study_guide.md"
-
-
-STUDY = """
-name = "small"
-seeds = 4
-[system]
-n = 16
-[sweep.parameters]
-packing_fraction = [0.6, 0.95]
-alpha = [2.0, 2.5]
-[compute]
-response = ["species-diameter:1"]
-properties = ["pressure"]
-certificate = false
-[execution]
-batch_size = 4
-"""
-
-
-def in_a_process(*arguments, timeout=300, **options):
-    """A command in a process of its own: its exit code, and what it printed to stdout and stderr."""
-    done = subprocess.run(
-        crashes.command(*arguments), capture_output=True, text=True, check=False, timeout=timeout, **options
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    path = tmp_path_factory.mktemp("study") / "study.toml"
-    path.write_text(STUDY)
-    return path
 
 
 @pytest.fixture(scope="module")
