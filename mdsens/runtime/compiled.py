@@ -37,6 +37,9 @@ MOST_BYTES = 500_000_000
 SECONDS_WORTH_KEEPING = 0.02
 """Of compile time from which on a program is kept."""
 
+CACHE_FOLDER = "jax_compilation_cache_dir"
+"""JAX's own setting of where compiled programs are kept."""
+
 _next_check = 0.0
 
 
@@ -103,14 +106,14 @@ def keep_compiled(folder: str | os.PathLike[str] | None = None) -> None:
 def keep_compiled_in(folder: Path) -> None:
     """Keeps the programs compiled from now on in a folder, apart for each kind of processor."""
     place = folder / _processor()
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or jax.config.jax_compilation_cache_dir:
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or getattr(jax.config, CACHE_FOLDER):
         return
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
     if os.access(place, os.W_OK):
         # after a full disk JAX finds a truncated program, warns, and compiles it again
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update(CACHE_FOLDER, str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)
         with contextlib.suppress(OSError):
             _remove_least_recently_used(folder)
