@@ -44,6 +44,7 @@ class System(eqx.Module):
       None means open boundaries.
     - `diameters` ([n] or one number, length).
     - `species` (int [n] or one number), counted from 0.
+    - `numbers` (int [n]): atomic numbers, for files and pictures; None for particles that are no atoms.
 
     **Raises:**
 
@@ -54,6 +55,7 @@ class System(eqx.Module):
     box: Float[Array, "d d"] | None
     diameters: Float[Array, " n"]
     species: Int[Array, " n"]
+    numbers: Int[Array, " n"] | None
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class System(eqx.Module):
         box: ArrayLike | None = None,
         diameters: ArrayLike = 1.0,
         species: ArrayLike = 0,
+        numbers: ArrayLike | None = None,
     ) -> None:
         x = _numbers("positions", positions)
         if x.ndim != 2 or x.shape[1] not in (2, 3) or x.shape[0] == 0:
@@ -72,10 +75,8 @@ class System(eqx.Module):
         self.positions = x.astype(dtype)
         self.box = None if box is None else _cell(_numbers("box", box).astype(dtype), d)
         self.diameters = _per_particle("diameters", lengths.astype(dtype), n)
-        kinds = _numbers("species", species)
-        if not jnp.issubdtype(kinds.dtype, jnp.integer):
-            raise InvalidInput(f"species must be integers, not {kinds.dtype}")
-        self.species = _per_particle("species", kinds, n)
+        self.species = _integers("species", species, n)
+        self.numbers = None if numbers is None else _integers("numbers", numbers, n)
 
     def replace(self, **changes: Any) -> System:
         """A copy with some fields changed. A new box alone does not move the particles: see `deform`.
@@ -104,8 +105,13 @@ class System(eqx.Module):
     @eqx.filter_jit
     def in_order(self, order: Int[Array, " n"]) -> System:
         """The same particles, the one called order[k] in place k."""
-        here = self.positions[order], self.diameters[order], self.species[order]
-        return self.replace(positions=here[0], diameters=here[1], species=here[2])
+        numbers = None if self.numbers is None else self.numbers[order]
+        return self.replace(
+            positions=self.positions[order],
+            diameters=self.diameters[order],
+            species=self.species[order],
+            numbers=numbers,
+        )
 
     def deform(self, box: Float[Array, "d d"]) -> System:
         """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""
@@ -132,6 +138,7 @@ class System(eqx.Module):
             self.box * jnp.asarray(counts, self.box.dtype)[:, None],
             jnp.tile(self.diameters, len(shifts)),
             jnp.tile(self.species, len(shifts)),
+            None if self.numbers is None else jnp.tile(self.numbers, len(shifts)),
         )
 
     @property
@@ -182,6 +189,13 @@ def _numbers(name: str, value: Any) -> Array:
         return array
     except (TypeError, ValueError, OverflowError, SyntaxError) as error:
         raise InvalidInput(f"{name} must be numbers or an array of them, not {str(value)[:60]!r}") from error
+
+
+def _integers(name: str, value: ArrayLike, n: int) -> Array:
+    values = _numbers(name, value)
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise InvalidInput(f"{name} must be integers, not {values.dtype}")
+    return _per_particle(name, values, n)
 
 
 def _cell(box: Array, d: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,36 +10,43 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..system import System
-from .format import Format
+from .format import Format, check_index
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
-def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim: int | None = None) -> System:
+def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None = None) -> System:
     """Convert ASE Atoms to a System.
 
     **Arguments:**
 
     - `atoms`: ASE Atoms; `atoms.info["dim"]` is respected if it is there.
-    - `diameters`: one length, one per species, or one per particle; by default the array `diameters`, `diameter`,
-      `radius` or `radii` of the atoms.
+    - `diameters`: one length, one per species, one per particle, or a dictionary of them by chemical symbol; by default
+      the array `diameters`, `diameter`, `radius` or `radii` of the atoms.
     - `dim`: 2 or 3; by default 2 if all particles have the same z.
 
     **Returns:**
 
-    - The System. Species are numbered from 0: by the array `species_id`, by `type`, or by atomic number.
+    - The System, with the atomic numbers where there are any. Species are numbered from 0: by the array `species_id`,
+      by `type`, or by atomic number.
 
     **Raises:**
 
-    - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, or
-      if a two-dimensional system was asked for and the particles have different z.
+    - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, if
+      there are constraints, or if a two-dimensional system was asked for and the particles have different z.
     """
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
         raise InvalidInput("there are no particles in it")
+    if atoms.constraints:
+        kinds = ", ".join(sorted({type(each).__name__ for each in atoms.constraints}))
+        raise InvalidInput(
+            f"it has constraints ({kinds}), which mdsens does not offer and will not drop; remove them "
+            "(atoms.set_constraint()) if all particles are to move"
+        )
     if dim is None:
-        dim = int(atoms.info.get("dim", 2 if len(positions) > 1 and np.ptp(positions[:, 2]) == 0.0 else 3))
+        dim = int(atoms.info.get("dim", 2 if _is_flat(atoms) else 3))
     if dim not in (2, 3):
         raise InvalidInput(f"dim must be 2 or 3, not {dim}")
     if dim == 2 and np.ptp(positions[:, 2]) > 0.0:
@@ -53,7 +60,15 @@ def from_ase(atoms: Atoms, diameters: float | Sequence[float] | None = None, dim
     cell = np.asarray(atoms.cell)[:dim, :dim] if periodic.all() else None
     if cell is not None and abs(np.linalg.det(cell)) == 0.0:
         raise InvalidInput("it is periodic but has no cell")
-    return System(positions[:, :dim], cell, _diameters(atoms, diameters, species), species.astype(np.int32))
+    sizes = _diameters(atoms, diameters, species)
+    return System(positions[:, :dim], cell, sizes, species.astype(np.int32), numbers=_elements(atoms))
+
+
+def _is_flat(atoms: Atoms) -> bool:
+    """Whether particles in one plane are all there is: not so in a crystal whose other layers are periodic images."""
+    cell = np.asarray(atoms.cell)
+    tilted = cell[:2, 2].any() or cell[2, :2].any()
+    return len(atoms) > 1 and np.ptp(atoms.positions[:, 2]) == 0.0 and not (atoms.pbc[2] and tilted)
 
 
 def to_ase(system: System) -> Atoms:
@@ -65,8 +80,8 @@ def to_ase(system: System) -> Atoms:
 
     **Returns:**
 
-    - Atoms with the arrays `diameters`, `radius` and `species_id`; species k becomes element k + 1. A two-dimensional
-      system is placed at z = 0, in a cell as high as the largest diameter.
+    - Atoms with the arrays `diameters`, `radius` and `species_id`; without atomic numbers species k becomes element
+      k + 1. A two-dimensional system is placed at z = 0, in a cell as high as the largest diameter.
     """
     from ase import Atoms
 
@@ -78,7 +93,8 @@ def to_ase(system: System) -> Atoms:
     species, diameters = np.asarray(system.species), np.asarray(system.diameters, dtype=float)
     if d == 2:
         cell[2, 2] = diameters.max()
-    atoms = Atoms(numbers=np.clip(species, 0, 117) + 1, positions=positions)
+    numbers = _placeholders(species) if system.numbers is None else np.asarray(system.numbers)
+    atoms = Atoms(numbers=numbers, positions=positions)
     atoms.set_cell(cell if system.periodic else None)
     atoms.set_pbc([system.periodic, system.periodic, system.periodic and d == 3])
     atoms.set_array("species_id", species.astype(int))
@@ -94,14 +110,26 @@ def ase_format(name: str | None) -> Format:
     def read(path: Path, index: int) -> Atoms:
         import ase.io
 
-        atoms = ase.io.read(path, index=index, format=name)
-        assert not isinstance(atoms, list)
-        return atoms
+        if index in (0, -1):
+            atoms = ase.io.read(path, index=index, format=name)
+            assert not isinstance(atoms, list)
+            return atoms
+        frames = ase.io.read(path, index=":", format=name)  # ASE takes the first frame for one before it
+        check_index(index, len(frames))
+        return frames[index]
 
     def write(path: Path, system: System) -> None:
         write_atoms(path, to_ase(system), name)
 
     return Format(read, write)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, decompressed by its ending."""
+    from ase.io.formats import open_with_compression
+
+    with open_with_compression(str(path), "rt") as file:
+        return file.read()
 
 
 def write_atoms(path: Path, atoms: Atoms, name: str | None, **options: Any) -> None:
@@ -132,6 +160,17 @@ def name_by_ending(path: Path) -> str:
     return name
 
 
+def _placeholders(species: np.ndarray) -> np.ndarray:
+    """Atomic numbers for species without any: ASE's formats cannot do without."""
+    return np.clip(species, 0, 117) + 1
+
+
+def _elements(atoms: Atoms) -> np.ndarray | None:
+    """The atomic numbers; None if they are placeholders."""
+    known = "species_id" not in atoms.arrays or (atoms.numbers != _placeholders(atoms.arrays["species_id"])).any()
+    return atoms.numbers.astype(np.int32) if known and atoms.numbers.any() else None
+
+
 def _species(atoms: Atoms) -> np.ndarray:
     if "species_id" in atoms.arrays:
         return np.asarray(atoms.arrays["species_id"])
@@ -139,7 +178,19 @@ def _species(atoms: Atoms) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _diameters(atoms: Atoms, given: float | Sequence[float] | None, species: np.ndarray) -> np.ndarray:
+DIAMETERS_IN_COLUMN = {"diameters": 1.0, "diameter": 1.0, "radius": 2.0, "radii": 2.0}
+"""Columns of files that hold the sizes of particles, and how many times each of them makes a diameter."""
+
+Diameters = float | Sequence[float] | Mapping[str, float]
+"""One length, one per species, one per particle, or one by chemical symbol."""
+
+
+def _diameters(atoms: Atoms, given: Diameters | None, species: np.ndarray) -> np.ndarray:
+    if isinstance(given, Mapping):
+        unknown = set(atoms.get_chemical_symbols()) - set(given)
+        if unknown:
+            raise InvalidInput(f"no diameter was given for {', '.join(sorted(unknown))}")
+        return np.array([float(given[symbol]) for symbol in atoms.get_chemical_symbols()])
     if given is not None:
         sizes, kinds = np.atleast_1d(np.asarray(given, dtype=float)), int(species.max()) + 1
         if sizes.size == 1:
@@ -149,13 +200,15 @@ def _diameters(atoms: Atoms, given: float | Sequence[float] | None, species: np.
         if sizes.size == len(species):
             return sizes
         raise InvalidInput(f"{sizes.size} diameters were given for {kinds} species and {len(species)} particles")
-    columns: dict[str, Callable[[Any], Any]] = {
-        "diameters": lambda column: column,
-        "diameter": lambda column: column,
-        "radius": lambda column: 2 * column,
-        "radii": lambda column: 2 * column,
-    }
-    for name, convert in columns.items():
-        if name in atoms.arrays and np.issubdtype(atoms.arrays[name].dtype, np.number):
-            return np.asarray(convert(atoms.arrays[name]), dtype=float)
+    for name in filter(lambda name: _has_numbers(atoms, name), DIAMETERS_IN_COLUMN):
+        return DIAMETERS_IN_COLUMN[name] * np.asarray(atoms.arrays[name], dtype=float)
     raise InvalidInput("it holds no diameters; give one per species (read(..., diameters=...), --diameters 1.0,0.6)")
+
+
+def has_diameters(atoms: Atoms) -> bool:
+    """Whether atoms have diameters of their own."""
+    return any(_has_numbers(atoms, name) for name in DIAMETERS_IN_COLUMN)
+
+
+def _has_numbers(atoms: Atoms, name: str) -> bool:
+    return name in atoms.arrays and np.issubdtype(atoms.arrays[name].dtype, np.number)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import InvalidInput
 from ..system import System
 from .ase import ase_format, to_ase
-from .format import Format
+from .format import Format, check_index
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
 
 def read_extended_xyz(path: Path, index: int) -> Atoms:
     """One frame of an extended XYZ file, or of a plain one."""
-    _check_counts(path)
+    check_index(index, _count_frames(path))
     return ase_format("extxyz").read(path, index)
 
 
 def read_xyz(path: Path, index: int) -> Atoms:
     """One frame of a plain XYZ file."""
-    _check_counts(path)
+    check_index(index, _count_frames(path))
     return ase_format("xyz").read(path, index)
 
 
 def write_extended_xyz(path: Path, system: System) -> None:
     """Write positions, cell, diameters, radii and species. ASE's own writer would round to 8 digits."""
     atoms = to_ase(system)
+    # without atomic numbers the symbols mean nothing, and are not read again
     header = 'Properties=species:S:1:pos:R:3:species_id:I:1:diameters:R:1:radius:R:1 dim={} pbc="{}"'.format(
         system.dim, " ".join("FT"[int(p)] for p in atoms.pbc)
     )
@@ -53,16 +55,21 @@ def write_extended_xyz(path: Path, system: System) -> None:
     path.write_text("\n".join(rows) + "\n")
 
 
-def _check_counts(path: Path) -> None:
-    """**Raises** `ValueError` if a frame has more particles than the file has bytes: ASE loops over all of them."""
-    size = path.stat().st_size
+def _count_frames(path: Path) -> int:
+    """The number of frames, as far as there are any.
+
+    **Raises** `InvalidInput` if one has more particles than the file has bytes: ASE would loop over all of them.
+    """
+    size, frames = path.stat().st_size, 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if not re.fullmatch(r"\s*\d+\s*", line):
-                return  # the end of the file, or a line that ASE reports
+                break  # the end of the file, or a line that ASE reports
             if int(line) > size:
-                raise ValueError(f"it promises {int(line):.7g} particles and has {size} bytes")
+                raise InvalidInput(f"it promises {int(line):.7g} particles and has {size} bytes")
+            frames += 1
             next(itertools.islice(lines, 1 + int(line), 1 + int(line)), None)
+    return max(1, frames)
 
 
 EXTENDED_XYZ = Format(read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"))

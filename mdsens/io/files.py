@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from ..errors import InvalidInput
 from ..runtime.files import replacing
 from ..system import System
-from .ase import ase_format, from_ase, name_by_ending
+from .ase import Diameters, ase_format, from_ase, has_diameters, name_by_ending
 from .extended_xyz import EXTENDED_XYZ, XYZ
 from .format import Format
-from .lammps import LAMMPS_DATA, LAMMPS_DUMP
+from .lammps_data import LAMMPS_DATA
+from .lammps_dump import LAMMPS_DUMP
 
 REGISTRY: dict[str, Format] = {
     "extxyz": EXTENDED_XYZ,
@@ -36,43 +39,59 @@ class HasSystem(Protocol):
 
 def read(
     path: str | os.PathLike[str],
-    diameters: float | Sequence[float] | None = None,
+    diameters: Diameters | None = None,
     dim: int | None = None,
     index: int = -1,
     format: str | None = None,
+    atom_style: str | None = None,
 ) -> System:
     """Read a System from a file: extended XYZ, plain XYZ, LAMMPS data and dumps, and every other format of ASE.
 
     **Arguments:**
 
     - `path`: the file.
-    - `diameters`: one length, one per species, or one per particle, for files without diameters, or instead of those in
-      the file. By default they are taken from the columns `diameters`, `diameter`, `radius` or `radii` of extended XYZ
-      and of LAMMPS dumps, and from data of `atom_style sphere`.
+    - `diameters`: one length, one per species, one per particle, or a dictionary by chemical symbol ({"Si": 2.35}), for
+      files without diameters, or, with a warning, instead of those in the file. By default they are taken from the
+      columns `diameters`, `diameter`, `radius` or `radii` of extended XYZ and of LAMMPS dumps, and from data of
+      `atom_style sphere`.
     - `dim`: 2 or 3; by default 2 if all particles have the same z.
-    - `index`: which frame; by default the last.
+    - `index`: which frame, counted from 0, or from the end from -1; by default the last.
     - `format`: ASE's name of the format, if neither the name nor the content of the file shows it.
+    - `atom_style`: of a LAMMPS data file that does not name it.
 
     **Returns:**
 
-    - The System, in the units of the file. Species are numbered from 0: by the column `species_id`, by LAMMPS type, or
-      by atomic number. The cell is periodic along all its vectors or, without a cell, open.
+    - The System, in the units of the file, with its atomic numbers. Species are numbered from 0: by the column
+      `species_id`, by LAMMPS type, or by atomic number. The cell is periodic along all its vectors or, without one,
+      open.
 
     **Raises:**
 
     - `FileNotFoundError` if there is no such file.
-    - `InvalidInput` if the file cannot be read, has no diameters, or is periodic along some directions only.
+    - `InvalidInput` if the file cannot be read, has no diameters, is periodic along some directions only, or has
+      constraints, bonds or other things that mdsens does not understand.
     """
     path = Path(path)
+    if isinstance(index, bool) or not isinstance(index, int | np.integer):
+        raise InvalidInput(f"index is the number of one frame, such as 0 or -1, not {index!r}")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    options = {} if atom_style is None else {"atom_style": atom_style}
     try:
-        atoms = _format_to_read(path, format).read(path, index)
+        known = _format_to_read(path, format)
+        if not set(options) <= set(known.options):
+            raise InvalidInput("only LAMMPS data files have an atom style")
+        atoms = known.read(path, index, **options)
     except Exception as error:  # ASE's readers raise many kinds of exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if type(error).__name__ == "UnknownFileTypeError":
+            reason = "neither its name nor its content shows a format that ASE reads; name it (format='vasp', …)"
         raise InvalidInput(f"{path} cannot be read: {reason}") from error
     try:
-        return from_ase(atoms, diameters, dim)
+        system = from_ase(atoms, diameters, dim)
+        if diameters is not None and has_diameters(atoms):
+            warnings.warn(f"{path} has diameters of its own; those given replace them", stacklevel=2)
+        return system
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InvalidInput
 from ..system import System
 
 if TYPE_CHECKING:
@@ -24,9 +25,18 @@ class Format:
     - `endings`: the endings of file names, such as `.extxyz`, that are always this format.
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
       None for a format that is recognized only by its ending or by its name.
+    - `options`: further arguments of `read`, by name.
     """
 
-    read: Callable[[Path, int], Atoms]
+    read: Callable[..., Atoms]
     write: Callable[[Path, System], None] | None = None
     endings: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
+    options: tuple[str, ...] = ()
+
+
+def check_index(index: int, frames: int) -> None:
+    """**Raises** `InvalidInput` for a frame that a file with so many does not have."""
+    if not -frames <= index < frames:
+        has = "one frame, number 0" if frames == 1 else f"{frames} frames, from 0 to {frames - 1}"
+        raise InvalidInput(f"it has no frame {index}: it has {has}, or counted from the end from -1 to {-frames}")

@@ -1,0 +1,210 @@
+"""LAMMPS data files: cells, types with labels, and the columns of each atom style."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import InvalidInput
+from ..system import System
+from .ase import read_text, to_ase, write_atoms
+from .format import Format, check_index
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+COLUMNS = {
+    "atomic": "id type x y z",
+    "charge": "id type charge x y z",
+    "molecular": "id molecule type x y z",
+    "bond": "id molecule type x y z",
+    "angle": "id molecule type x y z",
+    "full": "id molecule type charge x y z",
+    "sphere": "id type diameter density x y z",
+    "bpm/sphere": "id molecule type diameter density x y z",
+    "dipole": "id type charge x y z mux muy muz",
+    "dpd": "id type theta x y z",
+    "edpd": "id type temperature heat_capacity x y z",
+    "mdpd": "id type density x y z",
+    "peri": "id type volume density x y z",
+    "electron": "id type charge spin radius_of_electron x y z",
+}
+"""The columns of the section Atoms, by atom style; three image flags may follow."""
+
+GUESSED = ("atomic", "charge", "molecular", "full", "sphere")
+"""Styles that are tried where neither the file nor the caller names one."""
+
+WHOLE = ("id", "molecule", "type")
+"""Columns of whole numbers; a type may also be a label."""
+
+NOT_UNDERSTOOD = ("Bonds", "Angles", "Dihedrals", "Impropers", "Ellipsoids", "Lines", "Triangles", "Bodies")
+"""Sections that mean forces or shapes of which mdsens knows nothing."""
+
+SECTION = re.compile(r"^\s*([A-Z][A-Za-z]*(?: [A-Z][A-Za-z]*)*)\s*(?:#\s*(\S*).*)?$")
+"""The first line of a section, with its comment."""
+
+
+def read_data(path: Path, index: int = -1, atom_style: str | None = None) -> Atoms:
+    """The only frame of a data file.
+
+    **Arguments:**
+
+    - `atom_style`: of a file that does not name it after `Atoms #`; by default the only one that its columns fit.
+
+    **Raises** `InvalidInput` for what is missing, ambiguous, or not understood.
+    """
+    from ase import Atoms
+
+    check_index(index, 1)
+    header, sections, named = _sections(read_text(path).splitlines()[1:])
+    for name in NOT_UNDERSTOOD:
+        if sections.get(name):
+            raise InvalidInput(
+                f"it has a section {name}, which mdsens does not understand and will not drop; remove the section if "
+                "the energy is to know nothing of it"
+            )
+    rows = sections.get("Atoms", [])
+    promised = _count(header, "atoms")
+    if len(rows) != promised or not rows:
+        raise InvalidInput(f"it promises {promised} atoms, and its section Atoms has {len(rows)} lines")
+    columns = _columns(rows, atom_style or named)
+    labels = {row[1]: row[0] for row in sections.get("Atom Type Labels", [])}
+    types = [labels.get(row[columns.index("type")], row[columns.index("type")]) for row in rows]
+    numbers = {name: _floats(row[k] for row in rows) for k, name in enumerate(columns) if name != "type"}
+    numbers["type"] = _floats(types)
+    order = np.argsort(numbers["id"], kind="stable")
+    if np.any(np.diff(numbers["id"][order]) == 0):
+        raise InvalidInput("two of its atoms have the same id")
+    if not (np.isin(numbers["type"], np.arange(1, _count(header, "atom types", len(rows)) + 1))).all():
+        raise InvalidInput("one of its atoms has a type that is neither a label nor a number from 1 on")
+    positions = np.stack([numbers[axis] for axis in "xyz"], axis=1)
+    atoms = Atoms(numbers=np.zeros(len(rows), int), positions=positions[order], cell=_cell(header), pbc=True)
+    atoms.set_array("type", numbers["type"][order].astype(int))
+    if "diameter" in numbers:
+        atoms.set_array("diameters", numbers["diameter"][order])
+    return atoms
+
+
+def write_data(path: Path, system: System) -> None:
+    """Write a data file of `atom_style atomic`, which holds no diameters.
+
+    A two-dimensional cell extends to both sides of z = 0, as LAMMPS requires.
+    """
+    atoms = to_ase(system)
+    write_atoms(path, atoms, "lammps-data", specorder=_symbols_by_species(atoms))
+    if system.dim == 2:
+        path.write_text(_centered_in_z(path.read_text()))
+
+
+def _sections(lines: Iterable[str]) -> tuple[list[list[str]], dict[str, list[list[str]]], str | None]:
+    """The words of the header's lines, those of each section, and the atom style that the file names."""
+    header: list[list[str]] = []
+    sections: dict[str, list[list[str]]] = {}
+    rows, named = header, None
+    for line in lines:
+        if found := SECTION.match(line):
+            rows = sections.setdefault(found[1], [])
+            if found[1] == "Atoms":
+                named = found[2] or None
+        elif words := line.partition("#")[0].split():
+            rows.append(words)
+    return header, sections, named
+
+
+def _columns(rows: Sequence[Sequence[str]], style: str | None) -> list[str]:
+    """The names of the columns of the section Atoms."""
+    width = len(rows[0])
+    if any(len(row) != width for row in rows):
+        raise InvalidInput("the lines of its section Atoms have different numbers of columns")
+    if style is not None:
+        if style not in COLUMNS:
+            raise InvalidInput(f"its atom style is {style}; mdsens reads {', '.join(COLUMNS)}")
+        columns = COLUMNS[style].split()
+        if width - len(columns) not in (0, 3):
+            raise InvalidInput(f"atom style {style} has the columns {COLUMNS[style]}, and a line here has {width}")
+        return columns
+    whole = [all(re.fullmatch(r"[+-]?\d+", row[k]) for row in rows) for k in range(width)]
+
+    def fits(columns: list[str]) -> bool:
+        flags = range(len(columns), width)
+        if width - len(columns) not in (0, 3) or not all(whole[k] for k in flags):
+            return False
+        # a type may be a label
+        return all(
+            whole[k] or (name == "type" and not _is_number(rows[0][k]))
+            for k, name in enumerate(columns)
+            if name in WHOLE
+        )
+
+    possible = [name for name in GUESSED if fits(COLUMNS[name].split())]
+    if len(possible) != 1:
+        which = f"fit the atom styles {' and '.join(possible)}" if possible else "fit no atom style"
+        raise InvalidInput(
+            f"the {width} columns of its section Atoms {which}: name it (atom_style=…, --atom-style, or a comment "
+            "behind Atoms: 'Atoms # sphere')"
+        )
+    return COLUMNS[possible[0]].split()
+
+
+def _cell(header: list[list[str]]) -> np.ndarray:
+    """The lattice vectors in rows, of an orthogonal, a tilted or a general cell."""
+    known = {" ".join(words[k:]): words[:k] for words in header for k in range(len(words))}
+    if "avec" in known:
+        rows = [_floats(known.get(f"{name}vec", [])) for name in "abc"]
+        if any(len(row) != 3 for row in rows):
+            raise InvalidInput("its cell needs three lines avec, bvec, cvec of three numbers each")
+        return np.array(rows)
+    bounds = [_floats(known.get(f"{axis}lo {axis}hi", [])) for axis in "xyz"]
+    if any(len(pair) != 2 for pair in bounds):
+        raise InvalidInput("its cell needs three lines such as 0.0 8.0 xlo xhi")
+    cell = np.diag([high - low for low, high in bounds])
+    if "xy xz yz" in known:
+        tilts = _floats(known["xy xz yz"])
+        if len(tilts) != 3:
+            raise InvalidInput("the line xy xz yz of its cell needs three numbers")
+        cell[1, 0], cell[2, 0], cell[2, 1] = tilts
+    return cell
+
+
+def _count(header: list[list[str]], what: str, default: int = 0) -> int:
+    for words in header:
+        if " ".join(words[1:]) == what and words[0].isdecimal():
+            return int(words[0])
+    return default
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _floats(words: Iterable[str]) -> np.ndarray:
+    try:
+        return np.array([float(word) for word in words])
+    except ValueError as error:
+        raise InvalidInput(f"{str(error).split(': ')[-1]} stands where a number is expected") from None
+
+
+def _symbols_by_species(atoms: Atoms) -> list[str]:
+    """The chemical symbols in the order of species; by default ASE numbers LAMMPS types alphabetically."""
+    first = np.unique(atoms.arrays["species_id"], return_index=True)[1]
+    return np.array(atoms.get_chemical_symbols())[first].tolist()
+
+
+def _centered_in_z(data: str) -> str:
+    thickness = 0.5 * float(re.findall(r"(?m)^\s*\S+\s+(\S+)\s+zlo zhi", data)[0])
+    return re.sub(r"(?m)^.*zlo zhi", f"{-thickness} {thickness}  zlo zhi", data)
+
+
+def _is_data(head: bytes) -> bool:
+    return b"atoms" in head and re.search(rb"\s(xlo\s+xhi|avec)", head) is not None
+
+
+LAMMPS_DATA = Format(read_data, write_data, recognizes=_is_data, options=("atom_style",))

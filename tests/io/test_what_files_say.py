@@ -1,0 +1,93 @@
+"""What a file says is kept or refused by name, never dropped."""
+
+import ase.build
+import ase.constraints
+import ase.io
+import numpy as np
+import pytest
+
+import mdsens
+
+
+@pytest.fixture
+def silicon():
+    atoms = ase.build.bulk("Si", cubic=True)
+    atoms.rattle(0.02, seed=1)
+    return atoms
+
+
+@pytest.mark.parametrize("name", ["a.cif", "POSCAR", "a.extxyz", "a.xsf"])
+def test_elements_come_back(tmp_path, silicon, name):
+    ase.io.write(tmp_path / "POSCAR", silicon)
+    system = mdsens.read(tmp_path / "POSCAR", diameters={"Si": 2.35})
+    np.testing.assert_array_equal(system.numbers, 14)
+    mdsens.write(tmp_path / name, system.replace(positions=system.positions + 0.1))
+    assert set(ase.io.read(tmp_path / name).get_chemical_symbols()) == {"Si"}
+
+
+def test_elements_are_kept_by_every_copy_of_a_system():
+    salt = mdsens.from_ase(ase.build.bulk("NaCl", "rocksalt", a=5.6), diameters={"Na": 2.0, "Cl": 3.6})
+    np.testing.assert_array_equal(salt.diameters, [2.0, 3.6])
+    assert mdsens.to_ase(salt.repeat(2)).get_chemical_formula() == "Cl8Na8"
+    np.testing.assert_array_equal(salt.in_order(np.array([1, 0])).numbers, [17, 11])
+    with pytest.raises(mdsens.InvalidInput, match="no diameter was given for Cl"):
+        mdsens.from_ase(mdsens.to_ase(salt), diameters={"Na": 2.0})
+
+
+def test_a_relaxed_cluster_of_argon_is_argon(tmp_path):
+    argon = ase.Atoms("Ar3", positions=[[0, 0, 0], [3.9, 0, 0], [1.9, 3.3, 0.1]])
+    system = mdsens.from_ase(argon, diameters=3.4)
+    rest = mdsens.Relaxation()(mdsens.LennardJones(epsilon=0.0104), system)
+    mdsens.write(tmp_path / "a.extxyz", rest)
+    assert ase.io.read(tmp_path / "a.extxyz").get_chemical_formula() == "Ar3"
+    np.testing.assert_array_equal(mdsens.read(tmp_path / "a.extxyz").numbers, 18)
+
+
+def test_particles_without_elements_have_none(tmp_path):
+    mdsens.write(tmp_path / "a.extxyz", mdsens.random_packing(8))
+    assert mdsens.read(tmp_path / "a.extxyz").numbers is None
+
+
+def test_constraints_are_refused_by_name(tmp_path, silicon):
+    silicon.set_constraint([ase.constraints.FixAtoms([0]), ase.constraints.FixBondLength(1, 2)])
+    with pytest.raises(
+        mdsens.InvalidInput, match=r"constraints \(FixAtoms, FixBondLengths\), which mdsens does not offer"
+    ):
+        mdsens.from_ase(silicon, diameters=2.35)
+    silicon.set_constraint(ase.constraints.FixAtoms([0]))
+    ase.io.write(tmp_path / "POSCAR", silicon)
+    with pytest.raises(mdsens.InvalidInput, match=r"POSCAR: it has constraints \(Fix"):
+        mdsens.read(tmp_path / "POSCAR", diameters=2.35)
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "dump.lammpstrj"])
+def test_a_frame_that_is_not_there(tmp_path, silicon, name):
+    if name.startswith("dump"):
+        frame = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+        frame += "ITEM: ATOMS id type x y z\n1 1 {} 0 0\n"
+        (tmp_path / name).write_text("".join(frame.format(k) for k in range(3)))
+    else:
+        frames = [silicon.copy() for _ in range(3)]
+        for k, atoms in enumerate(frames):
+            atoms.positions[0, 0] = k
+        ase.io.write(tmp_path / name, frames)
+    for index in (-3, -1, 0, 2):
+        system = mdsens.read(tmp_path / name, diameters=2.35, index=index)
+        assert float(system.positions[0, 0]) == index % 3
+    for index in (3, -4):
+        with pytest.raises(mdsens.InvalidInput, match=f"no frame {index}: it has 3 frames, from 0 to 2"):
+            mdsens.read(tmp_path / name, diameters=2.35, index=index)
+    with pytest.raises(mdsens.InvalidInput, match="index is the number of one frame"):
+        mdsens.read(tmp_path / name, diameters=2.35, index=":")
+
+
+def test_a_format_that_nobody_knows(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n0,1\n")
+    with pytest.raises(mdsens.InvalidInput, match=r"a\.csv cannot be read: .*name it \(format='vasp'"):
+        mdsens.read(tmp_path / "a.csv", diameters=1.0)
+
+
+def test_diameters_that_replace_those_of_the_file_are_told(tmp_path):
+    mdsens.write(tmp_path / "a.extxyz", mdsens.random_packing(8))
+    with pytest.warns(UserWarning, match="has diameters of its own; those given replace them"):
+        assert float(mdsens.read(tmp_path / "a.extxyz", diameters=2.0).diameters[0]) == 2.0
