@@ -29,7 +29,7 @@ def scale_of(vector: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
 
 def units_of(names: tuple[str, ...], values: Float[np.ndarray, " m"], least: float) -> Float[np.ndarray, " m"]:
     """The values to which changes of properties are relative; 1 for Poisson's ratio, whose changes are absolute."""
-    return np.where(np.array(names) == "poisson_ratio", 1.0, np.maximum(np.abs(values), least))
+    return np.where([name.startswith("poisson_ratio") for name in names], 1.0, np.maximum(np.abs(values), least))
 
 
 def responses(

@@ -70,7 +70,11 @@ def shear_modulus(equilibrium: Equilibrium, plane: tuple[int, int] | None = None
 
 
 def poisson_ratio(equilibrium: Equilibrium) -> Float[Array, ""]:
-    """ν = (dK - 2G)/(d(d-1)K + 2G) from the moduli averaged over orientations; in 2D (K - G)/(K + G)."""
+    """ν = (dK - 2G)/(d(d-1)K + 2G) from the moduli averaged over orientations; in 2D (K - G)/(K + G).
+
+    Of the stress-strain moduli K and G. That of the elastic tensor alone, which leaves the pressure out, is
+    `isotropic_moduli(equilibrium)["poisson_ratio_without_pressure"]`.
+    """
     return isotropic_moduli(equilibrium)["poisson_ratio"]
 
 
@@ -79,11 +83,16 @@ def isotropic_moduli(
 ) -> dict[str, Float[Array, ""]]:
     """`bulk_modulus`, `shear_modulus`, `young_modulus` and `poisson_ratio`, averaged over orientations.
 
+    These are what an experiment measures under pressure, stress over strain. The same names with `_without_pressure`
+    are those of `elastic_tensor` alone, as jax-md's `extract_isotropic_moduli` has them. Without pressure they agree.
+
     **Arguments:**
 
     - `linearization`: that of the equilibrium, where it is known already.
     """
-    return _moduli_of(_tensors(equilibrium, linearization)[0], pressure(equilibrium))
+    tensor, p = _tensors(equilibrium, linearization)[0], pressure(equilibrium)
+    alone = _moduli_of(tensor, jnp.zeros_like(p))
+    return _moduli_of(tensor, p) | {f"{name}_without_pressure": value for name, value in alone.items()}
 
 
 def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:

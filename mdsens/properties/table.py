@@ -43,6 +43,10 @@ REGISTRY: dict[str, Property] = {
     "shear_modulus": Property(None, PRESSURE),
     "young_modulus": Property(None, PRESSURE),
     "poisson_ratio": Property(None),
+    "bulk_modulus_without_pressure": Property(None, PRESSURE),
+    "shear_modulus_without_pressure": Property(None, PRESSURE),
+    "young_modulus_without_pressure": Property(None, PRESSURE),
+    "poisson_ratio_without_pressure": Property(None),
 }
 
 MODULI = tuple(name for name, each in REGISTRY.items() if each.function is None)
@@ -84,7 +88,10 @@ class Table(dict[str, float]):
     """Properties by name; prints as a table with units."""
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<17} {value:<22.12g} {UNITS.get(name, '')}".rstrip() for name, value in self.items())
+        width = max(map(len, self), default=0)
+        return "\n".join(
+            f"{name:<{width}} {value:<22.12g} {UNITS.get(name, '')}".rstrip() for name, value in self.items()
+        )
 
     __repr__ = __str__
 

@@ -41,6 +41,15 @@ def test_the_elastic_tensor_is_that_of_jax_md(dim, packing_fraction):
     emt = elasticity.athermal_moduli(function, tether_strength=1e-12, cg_tol=1e-12)
     expected = emt(rest.positions, rest.system.box)
     np.testing.assert_allclose(properties.elastic_tensor(rest), expected, atol=1e-6 * np.abs(expected).max())
+    theirs, ours = elasticity.extract_isotropic_moduli(expected), properties.table(rest)
+    for name, symbol in (
+        ("bulk_modulus", "B"),
+        ("shear_modulus", "G"),
+        ("young_modulus", "E"),
+        ("poisson_ratio", "nu"),
+    ):
+        assert ours[f"{name}_without_pressure"] == pytest.approx(float(theirs[symbol]), rel=1e-4)
+        assert ours[name] != pytest.approx(float(theirs[symbol]), rel=1e-4)  # these packings are under pressure
 
 
 @pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.9), (2, 1.1), (3, 0.7), (3, 0.9)])
