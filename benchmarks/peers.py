@@ -136,7 +136,7 @@ class JaxMD(Peer):
         from mdsens.landscape.zero_modes import known_zero_modes
         from mdsens.neighbors import allocate, automatic
 
-        potential = mdsens.SoftSphere().in_precision_of(self.system)
+        potential = mdsens.SoftSphere().prepared_for(self.system)
         list_ = allocate(automatic(potential, self.system), potential, self.system)
         here = Configuration(potential, self.system, list_)
         rattlers = find_rattlers(here)

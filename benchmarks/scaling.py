@@ -129,7 +129,7 @@ class Ours:
         from mdsens.neighbors.allocation import survey
         from mdsens.runtime.tracing import as_array
 
-        self.case, self.potential = case, mdsens.SoftSphere().in_precision_of(system)
+        self.case, self.potential = case, mdsens.SoftSphere().prepared_for(system)
         self.order = survey(self.potential, system, mdsens.NeighborList().skin, as_array(1.0)).order
         self.system = system.in_order(self.order)
         list_ = allocate(automatic(self.potential, self.system), self.potential, self.system)

@@ -57,6 +57,9 @@ class Status(enum.IntEnum):
     NO_FACTORS = 9
     SOLVE_FAILED = 10
     NEIGHBOR_OVERFLOW = 11
+    WEAKLY_HELD = 12
+    CURVATURE_NOT_FINITE = 13
+    UNBALANCED = 14
 
     @property
     def error(self) -> type[MdsensError]:
@@ -92,8 +95,8 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
     ),
     Status.NOT_FINITE: (
         NotConverged,
-        "the forces are no longer finite after {steps} steps{of_minimizer}; the steps are too long for this potential "
-        "(dt_max, step_size), or its energy has no finite derivative somewhere",
+        "the energy or the forces are not finite after {steps} steps{of_minimizer}; the steps are too long for this "
+        "potential (dt_max, step_size), or its energy or its derivative is not finite somewhere",
     ),
     Status.NOT_A_MINIMUM: (
         NotAMinimum,
@@ -134,6 +137,23 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "another solver (linear_solvers.minres(), --linear-solver minres)",
     ),
     Status.SOLVE_FAILED: (SolveFailed, "the linear solve for {what} cannot be trusted: " + _CURES_OF_SOLVES),
+    Status.UNBALANCED: (
+        NotConverged,
+        "a net force of {force:.3g} on each particle pulls all of them the same way, {steps} steps on as before, and "
+        "nothing balances it: there is no point at rest. Take the net force out of the potential, or add what holds "
+        "the particles",
+    ),
+    Status.CURVATURE_NOT_FINITE: (
+        NotAMinimum,
+        "the forces vanish where the second derivative of the energy is not finite, so that this is neither a minimum "
+        "nor a saddle: check the potential there (a square root of zero, a power of a negative number?)",
+    ),
+    Status.WEAKLY_HELD: (
+        NotRigid,
+        "the energy resists a rigid motion of all particles, but so weakly (less than 1e-8 of the typical stiffness) "
+        "that no linear solver finds how much: their positions have no response that can be trusted. Make the trap or "
+        "wall stiffer, or leave it out, so that the motion is a symmetry",
+    ),
     Status.NEIGHBOR_OVERFLOW: (
         NeighborOverflow,
         "the neighbor list still overflows with {finder}; the particles are packed far denser than the cutoff allows "

@@ -118,6 +118,7 @@ class Linearization(eqx.Module):
         """Whether the response is defined, as a `Status`; `one_sided`: contacts that just touch count as found."""
         found = self.contacts
         reasons = [
+            (self.modes.weakly_held, Status.WEAKLY_HELD),
             (~found.resolved, Status.UNRESOLVED),
             (~found.rigid, Status.NOT_RIGID),
             (~(found.differentiable | one_sided), Status.INDETERMINATE),
@@ -131,7 +132,7 @@ class Linearization(eqx.Module):
         """**Raises**, on the host, where there is no response; `rigid`: also where no contacts constrain anything."""
         if not is_concrete(self.contacts):
             return
-        status = status_on_host(self.contacts, one_sided)
+        status = status_on_host(self, one_sided)
         if status is Status.OK or (status is Status.NOT_RIGID and not rigid):
             return
         raise status.raised(**facts_of(self))
@@ -151,10 +152,11 @@ def linearize(
       eigenvalues where the solver is dense, else by Lanczos' method.
     """
     configuration = jax.lax.stop_gradient(configuration)
-    contacts = analyze_contacts(configuration)
-    backbone = configuration.without(contacts.rattlers)
+    here = configuration.with_known_pairs()
+    contacts = analyze_contacts(here)
+    backbone = here.without(contacts.rattlers)
     modes, hessian = known_zero_modes(backbone, contacts.rattlers), backbone.hessian()
-    factors, evidence = factorize(solver, hessian, modes), _evidence(configuration, contacts, modes)
+    factors, evidence = factorize(solver, hessian, modes), _evidence(here, contacts, modes)
     if curvature_bound is None:
         noise = evidence.noise + evidence.rounding
         if isinstance(solver, PseudoInverse):
@@ -165,21 +167,25 @@ def linearize(
     else:
         nothing, no = jnp.zeros_like(configuration.system.positions), jnp.asarray(False)
         curvature = Curvature(curvature_bound, curvature_bound, nothing, no)
-    contacts = with_indeterminate(contacts, configuration, curvature.lowest)
+    contacts = with_indeterminate(contacts, here, curvature.lowest)
     if not configuration.potential.is_pairwise:
-        modes = ZeroModes(contacts.rattlers, modes.cluster, jnp.where(contacts.rigid, modes.rigid, 0.0))
+        rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
+        modes = ZeroModes(contacts.rattlers, modes.cluster, rigid, modes.weakly_held)
     return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)
 
 
 def _evidence(configuration: Configuration, contacts: ContactAnalysis, modes: ZeroModes) -> Evidence:
-    max_force, size = jnp.max(jnp.abs(configuration.gradient())), jnp.mean(configuration.system.diameters)
+    max_force, size = jnp.max(jnp.abs(configuration.gradient())), configuration.length
     noise, rounding = curvature_uncertainty(max_force, size, configuration.stiffness)
     counts = modes.translations, modes.rotations, modes.count, contacts.contact_number
     return Evidence(*counts, noise, rounding)
 
 
-def status_on_host(contacts: ContactAnalysis, one_sided: bool = False) -> Status:
+def status_on_host(linearization: Linearization, one_sided: bool = False) -> Status:
     """`Linearization.status` of concrete arrays, without compiling anything."""
+    contacts = linearization.contacts
+    if np.asarray(linearization.modes.weakly_held).any():
+        return Status.WEAKLY_HELD
     if np.asarray(contacts.unresolved).any():
         return Status.UNRESOLVED
     if np.asarray(contacts.rattlers).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -52,6 +53,7 @@ for command in (
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the computation failed, 2 the input makes no sense, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about its own settings in programs from the cache
+    warnings.showwarning = lambda message, *_: print(f"mdsens: note: {message}", file=sys.stderr)
     try:
         app()
     except (InvalidInput, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:

@@ -63,7 +63,12 @@ SetOption = Annotated[
 EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Short for --set epsilon=…")]
 AlphaOption = Annotated[float | None, typer.Option("--alpha", help="Short for --set alpha=…")]
 MinimizerOption = Annotated[str, typer.Option("--minimizer", help="The minimizer: {minimizers.REGISTRY}.")]
-ToleranceOption = Annotated[float, typer.Option("--tolerance", help="The largest force component allowed at rest.")]
+ToleranceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance", help="The largest force component allowed at rest; by default 1e-10 of the potential's own."
+    ),
+]
 StepsOption = Annotated[int, typer.Option("--max-steps", help="The largest number of steps of the minimizer.")]
 SolverOption = Annotated[
     str,
@@ -78,7 +83,7 @@ DiametersOption = Annotated[
     typer.Option(
         "--diameters",
         metavar="D,D,…",
-        help="One diameter per species, for files without diameters, or instead of those in the file.",
+        help="One diameter per species or element (Si=2.35,C=1.7), for files without, or instead of the file's.",
     ),
 ]
 DimOption = Annotated[
@@ -105,6 +110,9 @@ ParametersOption = Annotated[
 BoundOption = Annotated[
     list[str] | None, typer.Option("--bound", metavar="NAME=LOW,HIGH", help="The range of a parameter; repeatable.")
 ]
+AtomStyleOption = Annotated[
+    str | None, typer.Option("--atom-style", help="Of a LAMMPS data file that does not name it: sphere, charge …")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -116,16 +124,17 @@ class PackingOptions:
     set_: SetOption = None
     epsilon: EpsilonOption = None
     alpha: AlphaOption = None
-    tolerance: ToleranceOption = 1e-10
+    tolerance: ToleranceOption = None
     device: DeviceOption = Device.auto
     diameters: DiametersOption = None
     dim: DimOption = None
+    atom_style: AtomStyleOption = None
 
     def configure(self) -> None:
         configure(self.device)
 
     def read(self, path: Path) -> System:
-        return mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim)
+        return mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim, atom_style=self.atom_style)
 
     def make_potential(self) -> Potential:
         """**Raises** `InvalidInput` for an unknown potential, or for parameters that it does not have."""
@@ -167,7 +176,8 @@ class RelaxationOptions(PackingOptions):
 class FitOptions(PackingOptions):
     """The options of `fit`, whose packings are relaxed further."""
 
-    tolerance: ToleranceOption = 1e-12
+    def make_relaxation(self, **more: Any) -> Relaxation:
+        return super().make_relaxation(relative_tolerance=1e-12, **more)
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -286,10 +296,15 @@ def _parameters(settings: list[str]) -> dict[str, Any]:
     return parameters
 
 
-def _lengths(text: str | None) -> tuple[float, ...] | None:
+def _lengths(text: str | None) -> tuple[float, ...] | dict[str, float] | None:
     if text is None:
         return None
     try:
+        if "=" in text:
+            pairs = (part.partition("=") for part in text.split(","))
+            return {symbol.strip(): float(length) for symbol, _, length in pairs}
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InvalidInput(f"--diameters takes lengths separated by commas, not {text!r}") from None
+        raise InvalidInput(
+            f"--diameters takes lengths separated by commas (1.0,0.6 or Si=2.35,C=1.7), not {text!r}"
+        ) from None

@@ -97,9 +97,9 @@ def fit(
     - Branch, Coleman and Li, SIAM J. Sci. Comput. 21, 1 (1999).
     """
     chosen = [each if isinstance(each, Target) else Target(each) for each in _as_list(targets)]
-    relax = relax or Relaxation(tolerance=1e-12, max_steps=MOST_STEPS_PER_RELAXATION)
+    relax = relax or Relaxation(relative_tolerance=1e-12, max_steps=MOST_STEPS_PER_RELAXATION)
     relax = dataclasses.replace(relax, one_sided=True)
-    potential = potential.in_precision_of(chosen[0].system)
+    potential = potential.prepared_for(chosen[0].system)
     parameters = _shared_parameters(wrt, potential, chosen)
     first = np.array(parameters.vector(potential, chosen[0].system), float)
     given = parameters.broadcast(given_by_name("starting values", start), np.nan)

@@ -29,6 +29,14 @@ class Configuration(eqx.Module):
     potential: Potential
     system: System
     neighbors: PairList
+    known_pairs: Pairs | None = None
+
+    def with_known_pairs(self) -> Configuration:
+        """The same with the terms of a sum over pairs computed once, for all that need them.
+
+        The barrier keeps XLA from computing them anew for each use, which would double the time of compiling.
+        """
+        return Configuration(self.potential, self.system, self.neighbors, jax.lax.optimization_barrier(self.pairs))
 
     def at(self, positions: Float[Array, "n d"]) -> Configuration:
         """The same with the particles at other positions."""
@@ -36,23 +44,31 @@ class Configuration(eqx.Module):
 
     def without(self, particles: Bool[Array, " n"]) -> Configuration:
         """The same without the pairs of some particles, such as rattlers."""
-        return Configuration(self.potential, self.system, self.neighbors.only(~particles))
+        pairs = None if self.known_pairs is None else self.known_pairs.only(~particles)
+        return Configuration(self.potential, self.system, self.neighbors.only(~particles), pairs)
 
     @property
     def pairs(self) -> Pairs | None:
         """The terms of a sum over pairs; None for any other potential."""
-        return self.potential.pairs(self.system, self.neighbors)
+        return self.known_pairs if self.known_pairs is not None else self.potential.pairs(self.system, self.neighbors)
 
     @property
     def stiffness(self) -> Scalar:
         """A typical second derivative, energy per length²."""
         return self.potential.stiffness(self.system)
 
+    @property
+    def length(self) -> Scalar:
+        """A typical distance between neighbors."""
+        return self.potential.length(self.system)
+
     def energy(self) -> Scalar:
         return self.potential.energy(self.system, self.neighbors)
 
     def gradient(self) -> Float[Array, "n d"]:
         """∂E/∂x, minus the forces."""
+        if self.known_pairs is not None:
+            return self.known_pairs.gradient(self.system.n)
         return self.potential.gradient(self.system, self.neighbors)
 
     def hessian(self) -> Hessian:

@@ -126,7 +126,7 @@ def residual_force(configuration: Configuration, pairs: Pairs) -> Float[Array, "
 def count_contacts(chosen: Bool[Array, " p"], i: Array, j: Array, n: int) -> Int[Array, " n"]:
     """The number of the chosen pairs that each particle is in."""
     one = chosen.astype(jnp.int32)
-    return jnp.zeros(n, jnp.int32).at[i].add(one).at[j].add(one)
+    return jnp.zeros(n, jnp.int32).at[jnp.stack([i, j])].add(one)
 
 
 def analyze_contacts(configuration: Configuration) -> ContactAnalysis:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..runtime.compiled import compile_once
+from ..runtime.noise import white_noise
 from .configuration import Configuration
 from .contacts import find_rattlers
 from .hessian import Displacements, Hessian
@@ -41,8 +42,7 @@ def lowest_curvature(configuration: Configuration, max_force: Float[Array, ""]) 
 
 def noise_of(configuration: Configuration, max_force: Float[Array, ""]) -> Float[Array, ""]:
     """By how much a curvature may be off, for the residual forces and for rounding together."""
-    size = jnp.mean(configuration.system.diameters)
-    noise, rounding = curvature_uncertainty(max_force, size, configuration.stiffness)
+    noise, rounding = curvature_uncertainty(max_force, configuration.length, configuration.stiffness)
     return noise + rounding
 
 
@@ -55,13 +55,13 @@ def curvature_from_eigenvectors(
 ) -> Curvature:
     """The ends of the spectrum of P H P, of which all eigenvalues are known and so many zero modes.
 
-    The lowest curvature is zero where there are further modes without curvature.
+    The lowest curvature is zero where there are further modes without curvature, and NaN where H is not finite.
     """
     cut = zero_eigenvalue(eigenvalues)
     positive = jnp.min(jnp.where(eigenvalues > cut, eigenvalues, jnp.inf))
     floppy = jnp.sum(jnp.abs(eigenvalues) <= cut) > zero_modes
     lowest = jnp.where(floppy | jnp.isinf(positive), 0.0, positive)
-    lowest = jnp.where(eigenvalues[0] < -cut, eigenvalues[0], lowest)
+    lowest = jnp.where((eigenvalues[0] < -cut) | ~jnp.isfinite(eigenvalues[0]), eigenvalues[0], lowest)
     negative = eigenvalues[0] < -(noise + cut)
     direction = jnp.where(negative, vectors[:, 0], 0.0).reshape(shape)
     return Curvature(lowest, eigenvalues[-1], direction, negative)
@@ -93,7 +93,7 @@ def lanczos(matrix: Hessian, modes: ZeroModes, noise: Float[Array, ""]) -> Curva
     """
     shape, dtype = modes.rigid.shape[1:], modes.rigid.dtype
     steps = min(LANCZOS_STEPS, shape[0] * shape[1])
-    first = modes.project(jax.random.normal(jax.random.key(1), shape, dtype))
+    first = modes.project(white_noise(shape, dtype, 1))
     size = jnp.linalg.norm(first)
     zero, nothing = jnp.zeros((), dtype), jnp.zeros(shape, dtype)
     start = _Pass(nothing, first / jnp.where(size > 0.0, size, 1.0), zero, nothing)

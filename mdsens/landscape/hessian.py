@@ -8,10 +8,12 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..geometry import PairList, scatter_to_pairs, sum_components
 from ..potentials import Potential
+from ..runtime.noise import random_signs
 from ..system import System
 
 Displacements = Float[Array, "n d"]
@@ -74,8 +76,8 @@ class PairHessian(Hessian):
         on_site = jnp.zeros((self.n, d, d), blocks.dtype).at[self.i].add(blocks).at[self.j].add(blocks)
         on_site = on_site + added * jnp.eye(d, dtype=blocks.dtype)
         low, high = (jnp.where(live, end(self.i, self.j), 0) for end in (jnp.minimum, jnp.maximum))
-        a, b = (k.ravel() for k in jnp.meshgrid(jnp.arange(d), jnp.arange(d), indexing="ij"))
-        sites, u, v = jnp.arange(self.n), *jnp.triu_indices(d)
+        a, b = (k.ravel() for k in np.indices((d, d)))
+        sites, u, v = jnp.arange(self.n), *np.triu_indices(d)
         places = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
         between = [
             (site[:, None] * d + jnp.where(live[:, None], corner, 0)).ravel() for site, corner in ((low, a), (high, b))
@@ -110,7 +112,7 @@ class GeneralHessian(Hessian):
         return jax.lax.map(self.product, basis, batch_size=64).reshape(n, d, n, d)
 
     def scale(self) -> Float[Array, ""]:
-        probe = jax.random.rademacher(jax.random.key(0), self.system.positions.shape, self.system.positions.dtype)
+        probe = random_signs(self.system.positions.shape, self.system.positions.dtype)
         return jnp.sum(probe * self.product(probe)) / probe.size
 
     def site_stiffness(self) -> Float[Array, " n"]:

@@ -49,9 +49,15 @@ UNCERTAIN_EIGENVALUE = 0.02
 """An eigenvalue between this fraction of the cut and the cut itself may be zero as well as soft: no solve is trusted.
 """
 
-RIGID_RESISTANCE_EXPONENT = 0.4
-"""A rigid motion is a zero mode where the change of force along it is below machine precision to this power, relative
-to that along a random motion.
+RIGID_RESISTANCE = 1e2
+"""A rigid motion is a zero mode where the change of force along it, relative to that along a random motion, is below
+this multiple of machine precision: because the energy has that symmetry, not because it resists little. A trap of 1e-12
+of the typical stiffness is none.
+"""
+
+WEAK_RESISTANCE = 1e-8
+"""A rigid motion that the energy resists, but by less than this fraction of the resistance to a random motion, can be
+told neither from a symmetry nor from a soft mode by a linear solver: `ZERO_EIGENVALUE_EXPONENT` and a margin.
 """
 
 INDEPENDENT_MOTION = 1e-6
@@ -69,8 +75,8 @@ def zero_eigenvalue(eigenvalues: Float[Array, " k"]) -> Float[Array, ""]:
 
 
 def curvature_uncertainty(
-    max_force: Float[Array, ""], mean_diameter: Float[Array, ""], stiffness: Float[Array, ""]
+    max_force: Float[Array, ""], length: Float[Array, ""], stiffness: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """By how much a curvature may be off: due to the residual forces, and due to rounding; energy per length²."""
     rounding = CURVATURE_ROUNDING * jnp.finfo(max_force.dtype).eps * stiffness
-    return CURVATURE_PER_FORCE * max_force / mean_diameter, rounding
+    return CURVATURE_PER_FORCE * max_force / length, rounding

@@ -7,12 +7,14 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..geometry import sum_components
+from ..runtime.noise import white_noise
 from .configuration import Configuration
 from .hessian import Hessian
-from .thresholds import INDEPENDENT_MOTION, RIGID_RESISTANCE_EXPONENT
+from .thresholds import INDEPENDENT_MOTION, RIGID_RESISTANCE, WEAK_RESISTANCE
 
 Displacements = Float[Array, "n d"]
 
@@ -42,12 +44,14 @@ class ZeroModes(eqx.Module):
     """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries.
 
     `rigid` [m, n, d] holds each motion for all clusters at once, orthonormal within each cluster; a motion that moves
-    nothing (a dimer turning about its axis) is zero there.
+    nothing (a dimer turning about its axis) is zero there. `weakly_held`: whether the energy resists one of these
+    motions by so little that no linear solver finds how much.
     """
 
     rattlers: Bool[Array, " n"]
     cluster: Int[Array, " n"]
     rigid: Float[Array, "m n d"]
+    weakly_held: Bool[Array, ""]
 
     def project(self, u: Displacements) -> Displacements:
         """The part of u that is orthogonal to all of them."""
@@ -96,9 +100,10 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
     cluster = find_clusters(backbone)
     present = jnp.where(rattlers, 0.0, 1.0).astype(system.positions.dtype)[:, None]
     d = system.dim
-    rigid = [_orthonormal([present * unit for unit in jnp.eye(d, dtype=present.dtype)], [], cluster)]
+    members = jnp.maximum(_sum_clusters(present[:, 0], cluster), 1.0)
+    translation = present / jnp.sqrt(members)[:, None]
+    rigid = [jnp.stack([translation * unit for unit in np.eye(d, dtype=present.dtype)])]
     if system.box is None:
-        members = jnp.maximum(_inner(present, present, cluster), 1.0)
         center = jnp.stack(
             [_inner(present * x[:, None], present, cluster) / members for x in system.positions.T], axis=1
         )
@@ -107,24 +112,35 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
         for a, b in [(0, 1), (0, 2), (1, 2)][: d * (d - 1) // 2]:
             turns.append(present * jnp.zeros_like(arm).at[:, a].set(-arm[:, b]).at[:, b].set(arm[:, a]))
         rigid.append(_orthonormal(turns, list(rigid[0]), cluster))
-    motions = jnp.concatenate(rigid)
+    motions, weakly_held = jnp.concatenate(rigid), jnp.asarray(False)
     if not backbone.potential.is_pairwise:
-        motions = _not_resisted(backbone, motions)
-    return ZeroModes(rattlers, cluster, motions)
+        motions, weakly_held = _not_resisted(backbone, motions)
+    return ZeroModes(rattlers, cluster, motions, weakly_held)
 
 
-def _not_resisted(backbone: Configuration, rigid: Float[Array, "m n d"]) -> Float[Array, "m n d"]:
-    """The motions that leave the forces unchanged, zero for the others."""
-    hessian = backbone.hessian()
+def _not_resisted(
+    backbone: Configuration, rigid: Float[Array, "m n d"]
+) -> tuple[Float[Array, "m n d"], Bool[Array, ""]]:
+    """The motions that leave the energy unchanged, zero for the others, and whether one is resisted, but hardly.
+
+    A translation changes no difference of positions, so the change of force along it is zero to rounding where the
+    energy has this symmetry; along a rotation it is the residual forces, turned.
+    """
+    hessian, size = backbone.hessian(), jnp.linalg.norm
 
     def resistance(motion: Displacements) -> Float[Array, ""]:
-        return jnp.linalg.norm(hessian.product(motion))
+        return size(hessian.product(motion))
 
     x = backbone.system.positions
-    probe = jax.random.normal(jax.random.key(2), x.shape, x.dtype)
-    typical = resistance(probe / jnp.linalg.norm(probe))
-    small = jnp.finfo(probe.dtype).eps ** RIGID_RESISTANCE_EXPONENT * typical
-    return rigid * (jax.lax.map(resistance, rigid) <= small)[:, None, None]
+    probe = white_noise(x.shape, x.dtype, 2)
+    typical = resistance(probe / size(probe))
+    arm = size(x - jnp.mean(x, axis=0))
+    turned = 2.0 * size(backbone.gradient()) / jnp.where(arm > 0.0, arm, 1.0)
+    turned = turned * (np.arange(len(rigid)) >= backbone.system.dim)
+    found = jax.lax.map(resistance, rigid)
+    free = found <= RIGID_RESISTANCE * jnp.finfo(probe.dtype).eps * typical + turned
+    weak = ~free & (found <= WEAK_RESISTANCE * typical)
+    return rigid * free[:, None, None], jnp.any(weak)
 
 
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:

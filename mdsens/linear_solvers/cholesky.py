@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import Status
@@ -32,7 +33,7 @@ class Cholesky(SymmetricSolver):
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Entries:
         """The entries of the upper triangle: rows, columns, values. Entries of one place are summed."""
         matrix = operator.as_matrix()
-        rows, columns = (k.astype(jnp.int32) for k in jnp.triu_indices(matrix.shape[0]))
+        rows, columns = (jnp.asarray(k, jnp.int32) for k in np.triu_indices(matrix.shape[0]))
         return rows, columns, matrix[rows, columns]
 
     def compute(

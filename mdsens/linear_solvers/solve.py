@@ -61,8 +61,8 @@ def solve(
     unit = _unit(hessian)
 
     def multiply(u: Displacements) -> Displacements:
-        stiff = modes.project(u)
-        return modes.project(hessian.product(stiff)) / unit + (u - stiff)
+        """Of u without a part along the zero modes."""
+        return modes.project(hessian.product(u)) / unit
 
     flat = float(jnp.finfo(b.dtype).eps) ** ZERO_EIGENVALUE_EXPONENT
     invert = _inverter(solver, factors, hessian, modes, multiply, flat)
@@ -99,17 +99,21 @@ def _inverter(
         # the addition to the diagonal magnifies rounding along unknown zero modes
         return modes.project(jax.lax.cond(floppy, twice, lambda: once))
 
+    def regular(u: Displacements) -> Displacements:
+        stiff = modes.project(u)
+        return multiply(stiff) + (u - stiff)
+
     def by_lineax(b: Displacements, _floor: Float[Array, ""], _floppy: Bool[Array, ""]) -> Displacements:
         structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
         operator: lx.AbstractLinearOperator
-        operator = lx.FunctionLinearOperator(lambda v: multiply(v.reshape(b.shape)).ravel(), structure, TAGS)
+        operator = lx.FunctionLinearOperator(lambda v: regular(v.reshape(b.shape)).ravel(), structure, TAGS)
         if factors is not None:
             operator = lx.MatrixLinearOperator(factors, TAGS)
 
         def found(unit_b: Displacements) -> Displacements:
             return lx.linear_solve(operator, unit_b.ravel(), solver, throw=False).value.reshape(b.shape)
 
-        return _scaled(b, found)
+        return modes.project(_scaled(b, found))
 
     if isinstance(solver, Minres):
         return by_minres

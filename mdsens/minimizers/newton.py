@@ -92,7 +92,7 @@ def newton_descent(
     """Newton steps until the forces are below the tolerance, the attempt fails, or the list has to be rebuilt."""
     system, neighbors = configuration.system, configuration.neighbors
     assert isinstance(neighbors, Neighbors)
-    size, dtype = jnp.mean(system.diameters), system.positions.dtype
+    size, dtype = configuration.length, system.positions.dtype
     damping_unit = newton.damping.astype(dtype) / size
     tightest, loosest = newton.tightest.astype(dtype), newton.loosest.astype(dtype)
     precondition = fourier_preconditioner(system.replace(positions=neighbors.reference), newton.precondition)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..errors import InvalidInput, Status
 from ..potentials import Potential
 from ..runtime.compiled import compile_once
+from ..runtime.noise import white_noise
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cells import WORD, sort_into_cells
@@ -31,16 +32,18 @@ class Survey(eqx.Module):
 
     `reach`, the longest cutoff, and `own_cutoffs` [n], of each particle with its like, are lengths; `smallest_height`
     is that of the cell. At this density without any order `pairs` are within reach of each particle, and `row`
-    candidates in the fullest row of cells. `order` [n] sorts the particles by cells.
+    candidates in the fullest row of cells. `order` [n] sorts the particles by cells. `force_scale` is a typical force.
     """
 
     reach: Float[Array, ""]
     own_cutoffs: Float[Array, " n"]
     covers: Bool[Array, ""]
+    jumps: Bool[Array, ""]
     smallest_height: Float[Array, ""]
     pairs: Float[Array, ""]
     row: Float[Array, ""]
     order: Int[Array, " n"]
+    force_scale: Float[Array, ""]
 
 
 @compile_once
@@ -56,7 +59,7 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
     pairs = row = jnp.asarray(jnp.inf, reach.dtype)
     width = (1.0 + skin.astype(reach.dtype)) * reach
     if system.box is not None and potential.listed:
-        partner = jax.random.permutation(jax.random.key(0), n)
+        partner = jnp.minimum((0.5 * n * (1.0 + white_noise((n,), float))).astype(jnp.int32), n - 1)
         longest = potential.cutoffs(system, each, partner) + width - reach
         ball = jnp.pi * longest**2 if system.dim == 2 else 4.0 / 3.0 * jnp.pi * longest**3
         pairs = 0.5 * n * jnp.mean(ball) / system.volume
@@ -66,7 +69,9 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
     order = each.astype(jnp.int32)
     if potential.listed and n > COMPARE_ALL_UP_TO:
         order = sort_into_cells(system, width).order
-    return Survey(reach, potential.cutoffs(system, each, each), potential.covers(system), height, pairs, row, order)
+    own, scale = potential.cutoffs(system, each, each), potential.force_scale(system)
+    fits = potential.covers(system), potential.jumps_at_cutoff(system)
+    return Survey(reach, own, *fits, height, pairs, row, order, scale)
 
 
 def automatic(

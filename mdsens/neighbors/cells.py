@@ -67,7 +67,7 @@ def _grid(widths: Float[Array, " d"], most: int) -> Int[Array, " d"]:
     shape, left = [], jnp.asarray(most, jnp.int32)
     for cells in wanted:
         shape.append(jnp.minimum(cells, left).astype(jnp.int32))
-        left = left // shape[-1]
+        left = jax.lax.div(left, shape[-1])
     return jnp.stack(shape)
 
 
@@ -76,7 +76,7 @@ def _argsort(label: Int[Array, " n"]) -> Int[Array, " n"]:
     if jnp.arange(1, dtype=float).dtype != jnp.float64:
         return jnp.argsort(label).astype(jnp.int32)
     places = jnp.arange(label.size, dtype=jnp.int64)
-    return (jnp.sort(label.astype(jnp.int64) * label.size + places) % label.size).astype(jnp.int32)
+    return jax.lax.rem(jnp.sort(label.astype(jnp.int64) * label.size + places), jnp.int64(label.size)).astype(jnp.int32)
 
 
 class Row(NamedTuple):
@@ -107,10 +107,11 @@ def _row(cells: Cells, offset: Int[Array, " e"], is_open: bool) -> Row:
         across = jnp.clip(across, 0, shape - 1)
     else:
         distinct = (offset == 0) | (shape > 2) | ((shape == 2) & (offset == 1))
-        exists, across = jnp.all(distinct), jnp.mod(across, shape)
+        exists, across = jnp.all(distinct), jax.lax.rem(across + shape, jnp.broadcast_to(shape, across.shape))
     x, rest = cells.home[:, 0], tuple(across.T)
-    low = jnp.where(width < 3, 0, jnp.mod(x - 1, width) if wraps else jnp.maximum(x - 1, 0))
-    high = jnp.where(width < 3, width - 1, jnp.mod(x + 1, width) if wraps else jnp.minimum(x + 1, width - 1))
+    each = jnp.broadcast_to(width, x.shape)
+    low = jnp.where(width < 3, 0, jax.lax.rem(x - 1 + width, each) if wraps else jnp.maximum(x - 1, 0))
+    high = jnp.where(width < 3, width - 1, jax.lax.rem(x + 1, each) if wraps else jnp.minimum(x + 1, width - 1))
     begin = cells.first[cells.label(jnp.zeros_like(x), *rest)]
     end = cells.first[cells.label(jnp.broadcast_to(width - 1, x.shape), *rest) + 1]
     start = jnp.where(own, jnp.arange(1, x.size + 1, dtype=jnp.int32), cells.first[cells.label(low, *rest)])
@@ -150,7 +151,7 @@ def close_candidates(
             close = listed & (sum(part**2 for part in separation) < reach**2)
             return found | jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
 
-        turns = (jnp.clip(most - first, 0, WORD) + AT_ONCE - 1) // AT_ONCE
+        turns = jax.lax.div(jnp.clip(most - first, 0, WORD) + AT_ONCE - 1, jnp.int32(AT_ONCE))
         return jax.lax.fori_loop(0, turns, with_some, jnp.zeros(system.n, jnp.uint32))
 
     firsts = jnp.arange(0, per_row, WORD, dtype=jnp.int32)
@@ -172,7 +173,9 @@ def unpack(
     begun = jnp.zeros(capacity + 1, jnp.int32).at[jnp.minimum(starts, capacity)].add(1)
     source = jnp.cumsum(begun[:-1], dtype=jnp.int32) - 1
     bit = _nth_bit(words.ravel()[source], jnp.arange(capacity, dtype=jnp.int32) - starts[source])
-    i, row, chunk = source // (s * w), source // w % s, source % w
+    of_particle, of_row = jnp.int32(s * w), jnp.int32(w)
+    i, within = jax.lax.div(source, of_particle), jax.lax.rem(source, of_particle)
+    row, chunk = jax.lax.div(within, of_row), jax.lax.rem(within, of_row)
     here = jax.tree.map(lambda leaf: leaf[row, i] if leaf.ndim == 2 else leaf[row], rows)
     j = jnp.clip(here.place((WORD * chunk + bit)[:, None])[:, 0], 0, n - 1)
     return order[i], order[j], ends[-1]

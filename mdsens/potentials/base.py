@@ -23,7 +23,14 @@ PairParameter = Float[Array, ""] | Float[Array, "s s"]
 
 def parameter(**options: Any) -> Any:
     """A field that holds a parameter: one number, or a matrix with one entry per pair of species."""
-    return eqx.field(converter=lambda value: None if value is None else as_array(value, float), **options)
+    return eqx.field(converter=_as_parameter, **options)
+
+
+def _as_parameter(value: Any) -> Any:
+    try:
+        return None if value is None else as_array(value, float)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"a parameter is a number or a matrix of numbers, not {str(value)[:60]!r}") from error
 
 
 def is_parameter(leaf: Any) -> bool:
@@ -35,16 +42,35 @@ class Potential(eqx.Module):
     """An energy of a system. All its leaves that are arrays of floats are differentiable parameters.
 
     A subclass defines `energy`. It sets `listed` to True if its energy depends only on the pairs it is given and no two
-    particles interact beyond `reach`: large systems then use a neighbor list.
+    particles interact beyond `reach`: large systems then use a neighbor list. Forces and pairs follow from the energy,
+    so that nothing else can disagree with it.
+
+    **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
 
+    _source: ClassVar[str] = "energy()"
+    _derived: ClassVar[tuple[str, ...]] = ("gradient", "pairs")
     listed: ClassVar[bool] = False
     contact: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = False
 
+    def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
+        """`derived`: the methods that subclasses must not override, for a base class that defines them."""
+        super().__init_subclass__(**options)
+        if derived is not None:
+            cls._derived = derived
+            return
+        for name in cls._derived:
+            if name in vars(cls):
+                raise InvalidInput(
+                    f"{cls.__name__} overrides {name}(), which follows from {cls._source} and would disagree with the "
+                    f"forces and second derivatives; change {cls._source}, or derive from mdsens.Potential and define "
+                    "energy() alone"
+                )
+
     def __repr__(self) -> str:
         given = {name: value for name, value in vars(self).items() if value is not None}
-        return f"{type(self).__name__}({', '.join(f'{name}={_shown(value)}' for name, value in given.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={shown(value)}' for name, value in given.items())})"
 
     @abc.abstractmethod
     def energy(self, system: System, neighbors: PairList) -> Scalar:
@@ -74,6 +100,18 @@ class Potential(eqx.Module):
         """
         return jnp.asarray(1.0, system.positions.dtype)
 
+    def length(self, system: System) -> Scalar:
+        """A typical distance between neighbors, by which moves and forces are measured: the mean diameter."""
+        return jnp.mean(system.diameters)
+
+    def force_scale(self, system: System) -> Scalar:
+        """The force at which a tolerance is small or large: a typical stiffness times a typical length."""
+        return self.stiffness(system) * self.length(system)
+
+    def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:
+        """Whether the energy or the force of a pair jumps where the pair ceases to interact."""
+        return jnp.asarray(False)
+
     def covers(self, system: System) -> Bool[Array, ""]:
         """Whether there are parameters for all species of a system."""
         return jnp.asarray(True)
@@ -96,7 +134,7 @@ class Potential(eqx.Module):
         if not self.is_pairwise:
             raise InvalidInput(f"{type(self).__name__} is no sum over pairs: it has no contacts")
 
-    def in_precision_of(self, system: System) -> Self:
+    def prepared_for(self, system: System) -> Self:
         """The same potential with every parameter an array in the precision of the positions."""
 
         def convert(leaf: Any) -> Any:
@@ -122,7 +160,7 @@ class Potential(eqx.Module):
         return eqx.tree_at(lambda potential: potential.get_parameter(name), self, value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A parameter as one would type it; the shape of a large or traced array."""
     if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
         return f"{value.dtype}{list(value.shape)}"
@@ -146,6 +184,11 @@ class Pairs(eqx.Module):
     listed: Bool[Array, " p"]
     potential: Any
     axes: Any = eqx.field(static=True)
+
+    def only(self, keep: Bool[Array, " n"]) -> Pairs:
+        """The same, but only pairs of which both particles are kept interact."""
+        both = keep[self.i] & keep[self.j]
+        return dataclasses.replace(self, interacts=self.interacts & both, listed=self.listed & both)
 
     def map(self, function: Any) -> Float[Array, " p"]:
         """`function(potential, r, sigma)` of every pair, zero where the pair does not interact."""

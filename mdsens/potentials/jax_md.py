@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
+from ..errors import InvalidInput
 from ..geometry import PairList, minimum_image
+from ..runtime.compiled import compile_once
+from ..runtime.noise import random_signs
 from ..runtime.tracing import as_array
 from ..system import System
-from .base import Potential, Scalar, is_parameter
+from .base import Potential, Scalar, is_parameter, shown
 
 
 class JaxMD(Potential):
@@ -27,18 +31,25 @@ class JaxMD(Potential):
       given follows the system's cell, so that the box is differentiable too.
     - `from_system`: a function of the System that returns further keyword arguments, such as
       `lambda system: {"sigma": system.diameters}`.
-    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused.
-    - every other keyword is a parameter: a leaf of the pytree, made a float, if it is a number or an array of
-      floats; passed on as it is if not. (`functools.partial` the factory with integers that must stay integers.)
+    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused. In a
+      periodic cell pairs of particles are moved apart to see that nothing interacts beyond half of its height.
+    - every other keyword is a parameter, a leaf of the pytree, if it is a number, which is made a float, or an array of
+      floats, or a dictionary of them. Whatever else there is, such as strings, functions and arrays of integers, is
+      passed on as it is. (`functools.partial` the factory with single integers that must stay integers.)
+
+    **Raises** `InvalidInput` for an energy that works with a neighbor list of jax-md, and, when it is relaxed, for a
+    periodic cell in which particles interact with more than nearest images.
 
     jax-md evaluates such a function over all pairs (or triples) of particles: for hundreds of
-    particles, not for thousands.
+    particles, not for thousands. Its typical stiffness is measured where a relaxation begins, as `unit`.
     """
 
     parameters: dict[str, Any]
+    constants: _Constants = eqx.field(static=True)
     factory: Callable[..., Any] = eqx.field(static=True)
     from_system: Callable[[System], dict[str, Any]] | None = eqx.field(static=True)
     range: float = eqx.field(static=True)
+    unit: Scalar | None
 
     def __init__(
         self,
@@ -50,22 +61,62 @@ class JaxMD(Potential):
         self.factory = factory
         self.from_system = from_system
         self.range = range
-        self.parameters = {
-            name: as_array(value, float)
-            if is_parameter(value) or isinstance(value, np.ndarray | np.floating)
-            else value
-            for name, value in parameters.items()
-        }
+        self.unit = None
+        if getattr(factory, "__name__", "").endswith("_neighbor_list"):
+            raise InvalidInput(_NEEDS_A_LIST.format(name=factory.__name__))
+        differentiable, constant = eqx.partition(parameters, is_parameter)
+        self.parameters = jax.tree.map(lambda value: as_array(value, float), differentiable)
+        self.constants = _Constants(constant)
+
+    def __repr__(self) -> str:
+        name = getattr(self.factory, "__name__", repr(self.factory))
+        given = {k: eqx.combine(value, self.constants.tree[k]) for k, value in self.parameters.items()}
+        return f"JaxMD({', '.join([name, *(f'{k}={shown(value)}' for k, value in given.items())])})"
 
     def reach(self, system: System) -> Scalar:
-        return jax.numpy.asarray(self.range, system.positions.dtype)
+        return jnp.asarray(self.range, system.positions.dtype)
 
-    def energy(self, system: System, neighbors: PairList) -> Scalar:
+    def prepared_for(self, system: System) -> JaxMD:
+        unit = jax.lax.stop_gradient(_stiffness_at(*jax.lax.stop_gradient((self, system))))
+        ready = super().prepared_for(system)
+        return eqx.tree_at(lambda potential: potential.unit, ready, unit, is_leaf=lambda leaf: leaf is None)
+
+    def stiffness(self, system: System) -> Scalar:
+        return super().stiffness(system) if self.unit is None else self.unit
+
+    def length(self, system: System) -> Scalar:
+        """The spacing of as many particles in the same room."""
+        if system.box is not None:
+            return (system.volume / system.n) ** (1.0 / system.dim)
+        extent = jnp.max(jnp.ptp(system.positions, axis=0))
+        return jnp.where(extent > 0.0, extent / system.n ** (1.0 / system.dim), super().length(system))
+
+    def energy(self, system: System, neighbors: PairList | None) -> Scalar:
+        away = _far_away(system)
+
         def displacement(a: Array, b: Array, **_: Any) -> Array:
-            return minimum_image(a - b, system.box)
+            apart = minimum_image(a - b, system.box)
+            return jnp.where(jnp.all(apart == 0.0), away, apart)
 
         extra = {} if self.from_system is None else self.from_system(system)
-        return self.factory(displacement, **self.parameters, **extra)(system.positions)
+        given = eqx.combine(self.parameters, self.constants.tree)
+        function = self.factory(displacement, **given, **extra)
+        if isinstance(function, tuple):
+            raise InvalidInput(_NEEDS_A_LIST.format(name=getattr(self.factory, "__name__", "this factory")))
+        found = function(system.positions)
+        nan_carrier = jnp.where(_some_coincide(system), jnp.nan, 0.0) * jnp.sum(system.positions)
+        return found + nan_carrier  # so that the forces are NaN, too
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        if system.box is None or system.n < 2:
+            return
+        half, beyond, near = (float(found) for found in _beyond_half_the_cell(self, system))
+        if not beyond <= SMALLEST_FORCE * near:
+            raise InvalidInput(
+                f"two particles still interact at {half:.4g}, half of the cell's smallest height, and jax-md's "
+                "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), or give "
+                "the energy a cutoff"
+            )
 
     def parameter_names(self) -> list[str]:
         return [name for name, value in self.parameters.items() if is_parameter(value)]
@@ -75,3 +126,99 @@ class JaxMD(Potential):
 
     def get_parameter(self, name: str) -> Any:
         return self.parameters[name]
+
+
+SMALLEST_FORCE = 1e-8
+"""Relative to the force between neighbors: particles with less between them do not interact."""
+
+NEAR = (1.0, 1.2, 1.5)
+"""Distances of neighbors, in units of the typical spacing."""
+
+BEYOND = (1.001, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
+"""Distances at which interactions are looked for, in units of half of the cell's smallest height."""
+
+_NEEDS_A_LIST = (
+    "{name} of jax-md works with a neighbor list of its own, and mdsens takes energies of positions alone: give it the "
+    "function of the same name without _neighbor_list, where there is one"
+)
+
+
+class _Constants:
+    """The arguments of a factory that are no parameters, compared by content so that equal ones share programs."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+        leaves, structure = jax.tree.flatten(tree)
+        self._content = structure, tuple(map(_content, leaves))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constants) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+
+def _content(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray | jax.Array):
+        array = np.asarray(leaf)
+        return array.shape, array.dtype.str, array.tobytes()
+    return leaf if isinstance(leaf, Hashable) else id(leaf)
+
+
+@compile_once
+def _beyond_half_the_cell(potential: JaxMD, system: System) -> tuple[Scalar, Scalar, Scalar]:
+    """Half of the smallest height, and the largest forces of pairs far from all others: farther apart than that, and as
+    neighbors are.
+
+    Each particle is probed with the one before it and with the one after it.
+    """
+    half, n = 0.5 * jnp.min(system.heights), system.n
+    first = jnp.zeros((n, system.dim), system.positions.dtype)
+
+    def forces(r: Scalar) -> Array:
+        def of_pairing(shift: int) -> Array:
+            member = np.roll(np.arange(n), shift)
+            place = 1e3 * half * (member // 2) + r * (member % 2)
+            x = first.at[:, 0].set(place)
+
+            def energy(x: Array) -> Scalar:
+                return potential.energy(system.replace(positions=x, box=None), None)
+
+            return jax.grad(energy)(x)[:, 0]
+
+        return jnp.stack([of_pairing(0), of_pairing(1)])
+
+    near = potential.length(system) * jnp.asarray(NEAR, half.dtype)
+    found = jnp.abs(jax.lax.map(forces, jnp.concatenate([half * jnp.asarray(BEYOND, half.dtype), near])))
+    return half, jnp.max(found[: len(BEYOND)]), jnp.max(found[len(BEYOND) :])
+
+
+@compile_once
+def _stiffness_at(potential: JaxMD, system: System) -> Scalar:
+    """The change of the forces along a random motion: a typical second derivative, or 1 where there are no forces."""
+    signs = random_signs(system.positions.shape, system.positions.dtype)
+
+    def energy(x: Array) -> Scalar:
+        return potential.energy(system.replace(positions=x), None)
+
+    change = jax.jvp(jax.grad(energy), (system.positions,), (signs,))[1]
+    found = jnp.sqrt(jnp.mean(change**2))
+    return jnp.where(jnp.isfinite(found) & (found > 0.0), found, 1.0)
+
+
+def _far_away(system: System) -> Float[Array, " d"]:
+    """A separation beyond every range, to stand for that of a particle from itself.
+
+    jax-md computes the energy of a particle with itself and then takes its product with zero; at the distance zero that
+    makes derivatives NaN in reverse mode (jax-md issue 258).
+    """
+    lengths = jnp.abs(system.positions if system.box is None else system.box)
+    far = 1e3 * (jnp.sum(jnp.max(lengths, axis=0)) + jnp.max(system.diameters))
+    return jax.lax.stop_gradient(far) * jnp.eye(system.dim, dtype=system.positions.dtype)[0]
+
+
+def _some_coincide(system: System) -> Bool[Array, ""]:
+    """Whether two particles are on the same point."""
+    x = system.positions
+    same = jnp.all(minimum_image(x[:, None] - x, system.box) == 0.0, axis=-1)
+    return jnp.sum(same) > system.n

@@ -25,7 +25,7 @@ class Morse(PairPotential):
 
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
         decay = jnp.exp(-self.alpha * (r / sigma - 1.0))
-        return self.epsilon * decay * (decay - 2.0) * smooth_switch(r, self.onset * sigma, self.range * sigma)
+        return self.epsilon * decay * (decay - 2.0) * smooth_switch(r / sigma, self.onset, self.range)
 
     def cutoff(self, sigma: Scalar) -> Scalar:
         return self.range * sigma

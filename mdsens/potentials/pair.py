@@ -23,7 +23,13 @@ typical one.
 """
 
 
-class PairPotential(Potential):
+LARGEST_JUMP = 1e-5
+"""Of a pair's energy and force at the cutoff, relative to stiffness times σ² and to stiffness times σ. A force that
+ends as (σ - r)^0.5, as that of `SoftSphere(alpha=1.5)`, does not jump.
+"""
+
+
+class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
     """The base for potentials that are a sum over pairs; a new one takes five lines.
 
         class Gaussian(mdsens.PairPotential):
@@ -47,6 +53,7 @@ class PairPotential(Potential):
 
     sigma: PairParameter | None = parameter(default=None, kw_only=True)
 
+    _source: ClassVar[str] = "pair_energy(r, sigma)"
     listed: ClassVar[bool] = True
     is_pairwise: ClassVar[bool] = True
 
@@ -97,6 +104,27 @@ class PairPotential(Potential):
         typical = jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
         return jnp.maximum(typical, STIFFEST_SHARE * jnp.maximum(jnp.max(like), jnp.max(unlike)))
 
+    @eqx.filter_jit
+    def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:
+        potential, axes, sigma = self._between_species(system)
+        cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
+        eps = float(jnp.finfo(cutoff.dtype).eps)
+        inside = jnp.where(jnp.isfinite(cutoff), cutoff * (1.0 - 8.0 * eps), sigma)
+
+        def at_end(potential: Self, r: Scalar, sigma: Scalar) -> tuple[Scalar, Scalar]:
+            return jax.value_and_grad(potential.pair_energy)(r, sigma)
+
+        energy, slope = jax.vmap(at_end, (axes, 0, 0))(potential, inside, sigma)
+        unit = max(LARGEST_JUMP, 2.0 * (8.0 * eps) ** 0.5) * self.stiffness(system) * sigma
+        jumps = (jnp.abs(energy) > unit * sigma) | (jnp.abs(slope) > unit)
+        return jnp.any(jumps & jnp.isfinite(cutoff))
+
+    def length(self, system: System) -> Scalar:
+        if self.sigma is None:
+            return super().length(system)
+        each = jnp.arange(system.n)
+        return jnp.mean(self.for_particles(system, each, each)[2])
+
     def _stiffness_of(self, potential: Self, axes: Self, sigma: Float[Array, " p"]) -> Float[Array, " p"]:
         """|φ''| of pairs; zero where it is not finite."""
         found = jnp.abs(jax.vmap(type(self).pair_stiffness, (axes, 0))(potential, sigma))
@@ -107,7 +135,7 @@ class PairPotential(Potential):
         count = self._species_count
         species = system.species if count > 1 else jnp.zeros_like(system.species)
         largest = jax.ops.segment_max(system.diameters, species, num_segments=count)
-        i, j = (k.ravel() for k in jnp.meshgrid(jnp.arange(count), jnp.arange(count)))
+        i, j = (jnp.asarray(k.ravel()) for k in np.indices((count, count)))
         return self.for_species(i, j, largest[i], largest[j])
 
     def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
@@ -122,7 +150,8 @@ class PairPotential(Potential):
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
         interacts = neighbors.valid & ~(squared >= cutoff**2)  # NaN counts as interacting, never as far apart
-        distance = jnp.sqrt(jnp.where(interacts, squared, jax.lax.stop_gradient((0.9 * cutoff) ** 2)))
+        within = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cutoff), 0.9 * cutoff, sigma))
+        distance = jnp.sqrt(jnp.where(interacts, squared, within**2))
         return Pairs(i, j, separation, distance, cutoff, sigma, interacts, neighbors.valid, potential, axes)
 
     def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:

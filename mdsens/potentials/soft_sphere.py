@@ -8,40 +8,47 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from ..errors import InvalidInput
+from ..system import System
 from .base import PairParameter, Scalar, parameter
 from .pair import PairPotential
 
 
-@jax.custom_jvp
 def power(x: Scalar, exponent: Scalar) -> Scalar:
     """x^exponent for x > 0; without logarithms where spheres are harmonic or Hertzian, and in their derivatives.
 
-    On a CPU a power takes longer than the rest of a pair's force.
+    On a CPU a power takes longer than the rest of a pair's force, so all derivatives share one.
     """
     cases: list[tuple[float, Callable[[Scalar], Scalar]]] = [
-        (0.0, jnp.ones_like),
-        (1.0, lambda x: x),
         (2.0, jnp.square),
-        (0.5, jnp.sqrt),
         (1.5, lambda x: x * jnp.sqrt(x)),
         (2.5, lambda x: x * x * jnp.sqrt(x)),
     ]
-    special = jnp.stack([exponent == value for value, _ in cases])
+    fixed_x, fixed_exponent = jax.lax.stop_gradient((x, exponent))
+    special = jnp.stack([fixed_exponent == value for value, _ in cases])
     which = jnp.where(jnp.any(special), jnp.argmax(special), len(cases))
-    return jax.lax.switch(which, [*(f for _, f in cases), lambda x: x**exponent], x)
+    value = jax.lax.switch(which, [*(f for _, f in cases), lambda x: x**fixed_exponent], fixed_x)
+    return _lowered_power(x, exponent, value, 0)
 
 
-@functools.partial(power.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Scalar, Scalar], tangents: tuple[Any, Any]) -> tuple[Scalar, Any]:
-    (x, exponent), (dx, dexponent) = primals, tangents
-    value, change = power(x, exponent), jnp.zeros_like(x)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _lowered_power(x: Scalar, exponent: Scalar, value: Scalar, k: int) -> Scalar:
+    """x^(exponent - k), given the value of x^exponent."""
+    return functools.reduce(jnp.divide, [x] * k, value)
+
+
+@functools.partial(_lowered_power.defjvp, symbolic_zeros=True)
+def _(k: int, primals: tuple[Scalar, Scalar, Scalar], tangents: tuple[Any, Any, Any]) -> tuple[Scalar, Any]:
+    (x, exponent, value), (dx, dexponent, _) = primals, tangents
+    result, change = _lowered_power(x, exponent, value, k), jnp.zeros_like(x)
     if not isinstance(dx, SymbolicZero):
-        change = change + exponent * power(x, exponent - 1.0) * dx
+        change = change + (exponent - k) * _lowered_power(x, exponent, value, k + 1) * dx
     if not isinstance(dexponent, SymbolicZero):
-        change = change + jnp.log(x) * value * dexponent
-    return value, change
+        change = change + jnp.log(x) * result * dexponent
+    return result, change
 
 
 class SoftSphere(PairPotential):
@@ -68,3 +75,8 @@ class SoftSphere(PairPotential):
 
     def cutoff(self, sigma: Scalar) -> Scalar:
         return sigma
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        super().check_for(system, cutoffs)
+        if np.any(np.asarray(self.epsilon) < 0.0):
+            raise InvalidInput("epsilon of SoftSphere must not be negative: these particles repel each other")

@@ -56,6 +56,9 @@ class StillingerWeber(Potential):
         at_rest = jax.grad(jax.grad(self._pair))(2.0 ** (1.0 / 6.0) * self.sigma)
         return jnp.maximum(at_rest, self.epsilon / self.sigma**2)
 
+    def length(self, system: System) -> Scalar:
+        return self.sigma
+
     def _decay(self, gamma: Scalar | float, r: Array) -> Array:
         inside = r < self.a * self.sigma
         beyond = jnp.where(inside, r - self.a * self.sigma, -1.0)

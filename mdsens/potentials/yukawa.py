@@ -25,7 +25,7 @@ class Yukawa(PairPotential):
 
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
         screened = self.epsilon * (sigma / r) * jnp.exp(-self.kappa * (r / sigma - 1.0))
-        return screened * smooth_switch(r, self.onset * sigma, self.range * sigma)
+        return screened * smooth_switch(r / sigma, self.onset, self.range)
 
     def cutoff(self, sigma: Scalar) -> Scalar:
         return self.range * sigma

@@ -88,7 +88,7 @@ def jam(
     - O'Hern, Silbert, Liu and Nagel, Phys. Rev. E 68, 011306 (2003), Sec. II.
     """
     _check(potential, system, distance, pressure, step, accuracy)
-    relax_or_raise = dataclasses.replace(relax or Relaxation(tolerance=1e-12), throw=True)
+    relax_or_raise = dataclasses.replace(relax or Relaxation(relative_tolerance=1e-12), throw=True)
     relax = dataclasses.replace(relax_or_raise, throw=False)
     trail: list[tuple[float, float]] = []
     latest: dict[bool, Equilibrium] = {}

@@ -92,10 +92,10 @@ class Certificate:
 
     @property
     def kind(self) -> str:
-        """`minimum`, `saddle`, `flat` where nothing is constrained, or `unknown`: not at rest, or hidden by residual
-        forces.
+        """`minimum`, `saddle`, `flat` where nothing is constrained, or `unknown`: not at rest, hidden by residual
+        forces, or without finite second derivatives.
         """
-        if not self.converged or self.unresolved:
+        if not self.converged or self.unresolved or (self.negative is not None and np.isnan(self.negative)):
             return "unknown"
         if self.softest is None and self.minimum:
             return "flat"
@@ -154,6 +154,8 @@ class Certificate:
         if self.kind == "unknown":
             if not self.converged:
                 return "none: the system is not at rest"
+            if self.negative is not None:
+                return "unknown: the second derivative of the energy is not finite"
             particles = _many(len(self.unresolved), "particle")
             return f"unknown: residual forces hide the contacts of {particles}; relax to a smaller tolerance"
         if self.kind == "flat":
@@ -230,7 +232,7 @@ def _spectrum(linearization: Linearization, bounds: tuple[float, float], thoroug
     else:
         lowest, highest = bounds
         cut = float(np.finfo(float).eps ** ZERO_EIGENVALUE_EXPONENT * max(abs(lowest), abs(highest)))
-        minimum = not lowest < -(float(found.noise) + float(found.rounding) + cut)
+        minimum = lowest >= -(float(found.noise) + float(found.rounding) + cut)
         softest, exact, floppy = lowest, False, None
         if thorough and highest > 0.0:
             softest, exact = _softest(linearization, lowest)

@@ -25,7 +25,7 @@ from ..runtime.batching import run_where
 from ..system import System
 
 LONGEST_MOVE = 0.07
-"""No particle moves further in one step than this fraction of the mean diameter."""
+"""No particle moves further in one step than this fraction of a typical length."""
 
 NEWTON_FROM = 300
 """Particles from which on Newton's method finds the last digits. In smaller systems it saves some milliseconds, and
@@ -36,7 +36,7 @@ NEXT_ATTEMPT = 0.01
 """After a failed attempt Newton's method waits until the forces have fallen by this factor."""
 
 PUSH = 0.02
-"""How far the particle that moves most is pushed off a saddle, as a fraction of the mean diameter."""
+"""How far the particle that moves most is pushed off a saddle, as a fraction of a typical length."""
 
 Scalar = Float[Array, ""]
 
@@ -84,7 +84,7 @@ def begin(method: Method, potential: Potential, system: System, steps: Int[Array
     state = _blank(jax.eval_shape(lambda: start_state(method.minimizer, first)))
     newton_below = jnp.zeros((), x.dtype)
     if method.newton is not None and system.n >= NEWTON_FROM:
-        unit = potential.stiffness(system) * jnp.mean(system.diameters)
+        unit = potential.force_scale(system)
         newton_below = method.newton.begin.astype(x.dtype) * unit
     yes, no = jnp.asarray(True), jnp.asarray(False)
     return Descent(x, state, neighbors, yes, yes, jnp.asarray(jnp.inf, x.dtype), steps, no, newton_below)
@@ -124,10 +124,10 @@ def advance_to(method: Method, potential: Potential, system: System, run: Descen
     return jax.lax.while_loop(lambda run: unfinished(run, limits), another_round, run)
 
 
-def pushed_off(system: System, curvature: Curvature) -> Float[Array, "n d"]:
+def pushed_off(potential: Potential, system: System, curvature: Curvature) -> Float[Array, "n d"]:
     """The positions, pushed off a saddle along its lowest curvature."""
     longest = largest_length(curvature.direction)
-    scale = PUSH * jnp.mean(system.diameters) / jnp.where(longest > 0.0, longest, 1.0)
+    scale = PUSH * potential.length(system) / jnp.where(longest > 0.0, longest, 1.0)
     return system.positions + scale * curvature.direction
 
 
@@ -179,7 +179,7 @@ def _newton_attempt(context: Any, run: Descent) -> Descent:
     """An attempt of Newton's method. One that fails leaves only its number of steps behind."""
     method, potential, system, limits = context
     here = Configuration(potential, system.replace(positions=run.positions), run.neighbors)
-    longest_move = LONGEST_MOVE * jnp.mean(system.diameters)
+    longest_move = LONGEST_MOVE * here.length
     end = newton_descent(method.newton, here, limits.tolerance, longest_move)
     failed = ~end.needs_rebuild & (end.max_force > limits.tolerance)
     steps = run.steps + end.steps
@@ -203,7 +203,7 @@ def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
     """
     system, neighbors = here.system, here.neighbors
     assert isinstance(neighbors, Neighbors)
-    stiffness, longest_move = here.stiffness, LONGEST_MOVE * jnp.mean(system.diameters)
+    stiffness, longest_move = here.stiffness, LONGEST_MOVE * here.length
 
     def force(x: Array, **_: Any) -> Array:
         return -here.at(x).gradient()

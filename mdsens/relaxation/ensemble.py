@@ -28,7 +28,7 @@ from ..system import System
 from . import validation
 from .descent import Descent, Limits, Method, advance, begin, pushed_off
 from .equilibrium import Equilibrium
-from .relaxation import MOST_ESCAPES, Outcome, Relaxation, limits_of
+from .relaxation import MOST_ESCAPES, Outcome, Relaxation
 
 PARTICLES_AT_ONCE = {"cpu": 1000, "gpu": 200_000}
 """In the slots of one device together: beyond, a step takes longer in proportion."""
@@ -72,34 +72,40 @@ def relax_ensemble(
     size = system.positions.shape[0]
     if own and len(potentials) != size:
         raise InvalidInput(f"{len(potentials)} potentials for {size} systems: one for all, or one for each")
-    in_precision = [each.in_precision_of(system) for each in potentials]
-    members = _Members(_stacked(in_precision, "potentials") if own else in_precision[0], system, own)
+    first = jax.tree.map(lambda leaf: leaf[0], system)
+    prepared = [each.prepared_for(first) for each in potentials]
+    one_or_each = _stacked(prepared, "potentials") if own else prepared[0]
+    members = _Members(one_or_each, system, as_array(np.zeros(size, system.positions.dtype)), own)
     here = jax.lax.stop_gradient(members)
     if not is_concrete(here):
         raise InvalidInput("an ensemble is driven by the host: under jit or vmap, use jax.vmap(relax)")
     with outside_trace():
-        outcomes = _run_on_host(relax, here, at_once, devices)
+        here = _with_tolerances(relax, here)
+        outcomes = _Ensemble(relax, here, at_once, list(devices or jax.devices()[:1])).to_minima()
     # only what decides how equilibria are differentiated may choose the program
-    rules = dataclasses.replace(relax, minimizer=FIRE(), newton=None, neighbors=None, progress=None)
+    rules = dataclasses.replace(relax, minimizer=FIRE(), newton=None, neighbors=None, progress=None, tolerance=None)
+    members = dataclasses.replace(members, tolerance=here.tolerance)
     return _equilibria(rules, members, outcomes)
 
 
-def _run_on_host(
-    relax: Relaxation, members: _Members, at_once: int | None, devices: Sequence[jax.Device] | None
-) -> Outcome:
+def _with_tolerances(relax: Relaxation, members: _Members) -> _Members:
+    """With the tolerance of each member; **raises** `InvalidInput` for one that cannot be relaxed."""
     release_when_full()
     for k in range(members.size):
         members.potential_of(k).check()
-        validation.check_numbers(members.potential_of(k), members.system_of(k))
-    flight = _Ensemble(relax, members, at_once, list(devices or jax.devices()[:1]))
-    return flight.to_minima()
+    each = [relax.measured_for(members.potential_of(k), members.system_of(k)) for k in range(members.size)]
+    tolerances = np.array([relax.force_limit for relax in each], members.tolerance.dtype)
+    return dataclasses.replace(members, tolerance=as_array(tolerances))
 
 
 class _Members(eqx.Module):
-    """A potential, or one for each system where `own` is True, and systems with a leading axis [m]."""
+    """A potential, or one for each system where `own` is True; systems with a leading axis [m], and the tolerance of
+    each.
+    """
 
     potential: Potential
     system: System
+    tolerance: Float[Array, " m"]
     own: bool = eqx.field(static=True)
 
     @property
@@ -109,7 +115,7 @@ class _Members(eqx.Module):
     @property
     def axes(self) -> _Members:
         """For vmap."""
-        return _Members(0 if self.own else None, 0, self.own)  # type: ignore[arg-type]
+        return _Members(0 if self.own else None, 0, 0, self.own)  # type: ignore[arg-type]
 
     def potential_of(self, k: Any) -> Potential:
         return jax.tree.map(lambda leaf: leaf[k], self.potential) if self.own else self.potential
@@ -118,10 +124,10 @@ class _Members(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[k], self.system)
 
     def at(self, positions: Float[Array, "m n d"]) -> _Members:
-        return _Members(self.potential, eqx.tree_at(lambda s: s.positions, self.system, positions), self.own)
+        return eqx.tree_at(lambda members: members.system.positions, self, positions)
 
     def some(self, k: Int[Array, " w"]) -> _Members:
-        return _Members(self.potential_of(k), self.system_of(k), self.own)
+        return _Members(self.potential_of(k), self.system_of(k), self.tolerance[k], self.own)
 
 
 def _together(systems: System | Sequence[System]) -> System:
@@ -162,7 +168,7 @@ class _Ensemble:
                 self.members, steps = self.members.at(found.positions), found.steps
                 continue
             outcome, near = _examined(self.finder, self.members.at(found.positions), found, escapes)
-            at_rest = np.asarray(outcome.max_force) <= relax.tolerance
+            at_rest = np.asarray(outcome.max_force) <= np.asarray(members.tolerance)
             leaving = np.asarray(outcome.curvature.negative) & at_rest & (np.asarray(escapes) < MOST_ESCAPES)
             if not (relax.escape and leaving.any()):
                 return self._with_few_pairs(outcome, near)
@@ -177,8 +183,8 @@ class _Ensemble:
         which = np.arange(-(-members.size // parts) * parts) % members.size  # the same number for each
         slots = min(slots, which.size // parts)
         method = Method(self.relax.minimizer, self.relax.newton, self.finder)
-        limits = limits_of(self.relax.tolerance, self.relax.max_steps, members.system)
-        found = _on_devices(method, slots, tuple(self.devices), members, as_array(which), steps, limits)
+        most_steps = as_array(np.int32(self.relax.max_steps))
+        found = _on_devices(method, slots, tuple(self.devices), members, as_array(which), steps, most_steps)
         found = jax.device_put(found, self.devices[0]) if parts > 1 else found
         return jax.tree.map(lambda leaf: leaf[: members.size], found)
 
@@ -257,20 +263,20 @@ def _on_devices(
     members: _Members,
     which: Int[Array, " k"],
     steps: Int[Array, " m"],
-    limits: Limits,
+    most_steps: Int[Array, ""],
 ) -> _Found:
     fly = functools.partial(_fly, slots)
     if len(devices) == 1:
-        return fly(method, members.some(which), steps[which], limits)
+        return fly(method, members.some(which), steps[which], most_steps)
     mesh = jax.sharding.Mesh(np.array(devices), ("members",))
     split, whole = jax.sharding.PartitionSpec("members"), jax.sharding.PartitionSpec()
-    specs = _Members(split if members.own else whole, split, members.own)  # type: ignore[arg-type]
+    specs = _Members(split if members.own else whole, split, split, members.own)  # type: ignore[arg-type]
     in_specs = (whole, specs, split, whole)
     share = jax.shard_map(fly, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)
-    return share(method, members.some(which), steps[which], limits)
+    return share(method, members.some(which), steps[which], most_steps)
 
 
-def _fly(slots: int, method: Method, members: _Members, steps: Int[Array, " m"], limits: Limits) -> _Found:
+def _fly(slots: int, method: Method, members: _Members, steps: Int[Array, " m"], most_steps: Int[Array, ""]) -> _Found:
     m, axes = members.size, members.axes
 
     def in_slots(member: Int[Array, " w"]) -> _Members:
@@ -280,12 +286,13 @@ def _fly(slots: int, method: Method, members: _Members, steps: Int[Array, " m"],
         return begin(method, member.potential, member.system, steps)
 
     def round_of(member: _Members, run: Descent) -> Descent:
-        pause = Limits(limits.tolerance, jnp.minimum(run.steps + STEPS_IN_A_ROW, limits.most_steps))
+        pause = Limits(member.tolerance, jnp.minimum(run.steps + STEPS_IN_A_ROW, most_steps))
         return advance(method, member.potential, member.system, run, pause)
 
     def chunk(flight: _Flight) -> _Flight:
-        run = jax.vmap(round_of, (axes, 0))(in_slots(flight.member), flight.slots)
-        at_rest = (run.max_force <= limits.tolerance) | (run.steps >= limits.most_steps)
+        here = in_slots(flight.member)
+        run = jax.vmap(round_of, (axes, 0))(here, flight.slots)
+        at_rest = (run.max_force <= here.tolerance) | (run.steps >= most_steps)
         ended = (at_rest | run.neighbors.overflow | run.idle) & (flight.member < m)
         ends = _Found(run.positions, run.max_force, run.steps, run.neighbors.overflow)
         where = jnp.where(ended, flight.member, m)
@@ -324,13 +331,17 @@ def _examined(
 
 @eqx.filter_jit
 def _pushed_off(members: _Members, curvature: Curvature, leaving: Bool[Array, " m"]) -> _Members:
-    moved = jax.vmap(pushed_off)(members.system, curvature)
+    def one(member: _Members, curvature: Curvature) -> Float[Array, "n d"]:
+        return pushed_off(member.potential, member.system, curvature)
+
+    moved = jax.vmap(one, (members.axes, 0))(members, curvature)
     return members.at(select(leaving, moved, members.system.positions))
 
 
 @eqx.filter_jit
 def _equilibria(relax: Relaxation, members: _Members, outcomes: Outcome) -> Equilibrium:
     def one(member: _Members, outcome: Outcome) -> Equilibrium:
-        return relax.equilibrium(member.potential, member.system, outcome)
+        own = dataclasses.replace(relax, tolerance=member.tolerance)
+        return own.equilibrium(member.potential, member.system, outcome)
 
     return jax.vmap(one, (members.axes, 0))(members, outcomes)

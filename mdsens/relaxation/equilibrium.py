@@ -75,7 +75,9 @@ class Equilibrium:
         if np.ndim(self.energy):
             minima, size = int(np.sum(np.asarray(self.minimum & self.converged))), self.system.positions.shape
             return f"Equilibrium({size[0]} members of {size[-2]} particles, {minima} of them at rest in a minimum)"
-        state = "a minimum" if bool(self.minimum) else "a saddle" if bool(self.converged) else "not at rest"
+        known = np.isfinite(float(self.curvature))
+        flat = ("a saddle" if known else "of unknown curvature") if bool(self.converged) else "not at rest"
+        state = "a minimum" if bool(self.minimum) else flat
         return (
             f"Equilibrium({self.system.n} particles, {state}, energy {float(self.energy):.10g}, largest force "
             f"component {float(self.max_force):.2g}, {int(self.steps)} steps; see .certificate)"
@@ -205,7 +207,9 @@ class Equilibrium:
         """Whether this is a minimum at rest, or why not."""
         if not bool(self.converged):
             return Status.NOT_CONVERGED
-        return Status.OK if bool(self.minimum) else Status.NOT_A_MINIMUM
+        if bool(self.minimum):
+            return Status.OK
+        return Status.NOT_A_MINIMUM if np.isfinite(float(self.curvature)) else Status.CURVATURE_NOT_FINITE
 
     @property
     def _why_else(self) -> str:

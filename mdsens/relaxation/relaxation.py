@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -76,7 +77,9 @@ class Relaxation:
     - `newton`: how to find the last digits once the contacts have settled, in systems of 300 particles or more; None
       means by the minimizer alone.
     - `tolerance` (energy per length): the largest force component allowed; at constant pressure also the deviation of
-      the stress allowed, in units of tolerance / (mean diameter)^(d-1).
+      the stress allowed, in units of tolerance / (typical length)^(d-1). None means `relative_tolerance`.
+    - `relative_tolerance`: the tolerance relative to the potential's force scale (typical stiffness times typical
+      length), rounded down to a power of ten, where `tolerance` is None: 1e-10 for soft spheres in reduced units.
     - `pressure` (energy per volume): the cell relaxes, too, until it has this pressure; None means a fixed cell. Then
       derivatives include the response of the cell, and the pressure may be differentiated, too.
     - `cell`: how the cell relaxes, `isotropic` at fixed shape, or `full`, in all components of its strain.
@@ -97,15 +100,16 @@ class Relaxation:
 
     - `NotConverged`, `NotAMinimum`.
     - `NeighborOverflow` where no list can hold all pairs.
-    - `InvalidInput` for a system without forces (NaN, two particles on one point, a cell too small for the cutoff) or
-      a tolerance beyond the precision.
+    - `InvalidInput` for a system without forces (NaN, two particles on one point, a cell too small for the cutoff), a
+      tolerance beyond the precision, or one that is no small force for this potential.
     - `NotRigid`, where no contacts constrain the particles, as below jamming, and `NotDifferentiable`, where a
       contact is about to open or close, when the positions are differentiated.
     """
 
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
     newton: Newton | None = dataclasses.field(default_factory=Newton)
-    tolerance: float = 1e-10
+    tolerance: float | Float[Array, ""] | None = None
+    relative_tolerance: float = 1e-10
     pressure: ArrayLike | None = None
     cell: Literal["isotropic", "full"] = "isotropic"
     max_steps: int = 100_000
@@ -117,30 +121,64 @@ class Relaxation:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        validation.check_options(self.tolerance, self.max_steps)
+        validation.check_options(self.tolerance, self.relative_tolerance, self.max_steps)
         validation.check_kinds(self.minimizer, self.linear_solver)
         validation.check_pressure(self.pressure, self.cell)
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
         validation.check_arguments(potential, system)
-        potential = potential.in_precision_of(system)
+        potential = potential.prepared_for(system)
         potential.check()
         start = jax.lax.stop_gradient((potential, system))
         if self.pressure is not None:
-            return self._at_pressure(potential, system, *start)
+            with outside_trace(is_concrete(start)):
+                relax = self.measured_for(*start)
+            return relax._at_pressure(potential, system, *start)
         concrete = is_concrete(start)
         with outside_trace(concrete):
+            relax = self.measured_for(*start)
             if not concrete:
-                return self.equilibrium(potential, system, self._run_in_jit(*start))
-            outcome, linearization = self._run_on_host(*start)
-        return self.equilibrium(potential, system, outcome, linearization=linearization, refused=True)
+                return relax.equilibrium(potential, system, relax._run_in_jit(*start))
+            outcome, linearization = relax._run_on_host(*start)
+        return relax.equilibrium(potential, system, outcome, linearization=linearization, refused=True)
+
+    @property
+    def force_limit(self) -> Any:
+        """The tolerance as a number, of a relaxation that `measured_for` has returned."""
+        assert self.tolerance is not None
+        return self.tolerance
+
+    def measured_for(self, potential: Potential, system: System) -> Relaxation:
+        """The same with a tolerance that is a number: the one given, or that for this potential and system.
+
+        **Raises** `InvalidInput`, on the host, for what cannot be relaxed, and for a tolerance that is too large.
+        """
+        if not is_concrete((potential, system)):
+            if self.tolerance is not None:
+                return self
+            decade = jnp.floor(jnp.log10(self.relative_tolerance * potential.force_scale(system)))
+            return dataclasses.replace(self, tolerance=10.0**decade)
+        validation.check_numbers(potential, system)
+        scale = float(self._surveyed(potential, system).force_scale)
+        if self.tolerance is None:
+            return dataclasses.replace(
+                self, tolerance=float(f"1e{math.floor(math.log10(self.relative_tolerance * scale))}")
+            )
+        validation.check_tolerance(self.tolerance, scale)
+        return self
+
+    def _surveyed(self, potential: Potential, system: System) -> Survey:
+        skin = self.neighbors.skin if isinstance(self.neighbors, NeighborList) else NeighborList().skin
+        surveyed = survey(potential, system, skin, as_array(1.0, float))
+        validation.check_surveyed(potential, system, surveyed)
+        return surveyed
 
     def allocated_for(self, potential: Potential, system: System) -> Relaxation:
         """The same with a neighbor list that has room for a system like this one, to be used under `jit`.
 
         There is a quarter to spare. Where particles will come together, pass a system that is at rest.
         """
-        potential = potential.in_precision_of(system)
+        potential = potential.prepared_for(system)
         list_ = allocate(self.neighbors or automatic(potential, system), potential, system)
         return dataclasses.replace(self, neighbors=list_.finder.enlarged(list_))
 
@@ -162,7 +200,7 @@ class Relaxation:
         - `cell`: the cell found at constant pressure.
         - `linearization`: at the end of the descent, where it is known.
         """
-        converged, minimum, overflow = self._flags(system, outcome, cell)
+        converged, minimum, overflow = self._flags(potential, system, outcome, cell)
         positions, energy, dtype = outcome.positions, outcome.energy, system.positions.dtype
         if self.throw and not refused:
             positions, energy = (jnp.where(minimum, value, jnp.nan) for value in (positions, energy))
@@ -192,31 +230,36 @@ class Relaxation:
             highest_curvature=outcome.curvature.highest,
             escapes=outcome.escapes,
             overflow=overflow,
-            tolerance=as_array(self.tolerance, dtype),
+            tolerance=as_array(self.force_limit, dtype),
             pressure=pressure,
             pressure_error=None if cell is None else cell.error,
             neighbors=outcome.neighbors,
             rule=rule,
         )
 
-    def _flags(self, system: System, outcome: Outcome, cell: Cell | None) -> tuple[Array, Array, Array]:
+    def _flags(
+        self, potential: Potential, system: System, outcome: Outcome, cell: Cell | None
+    ) -> tuple[Array, Array, Array]:
         """Whether the descent converged, whether to a minimum, and whether a list overflowed.
 
         On the host NumPy compares the numbers, so that no program is compiled.
         """
         host = is_concrete((outcome, cell))
         end, strained = jax.tree.map(np.asarray, (outcome, cell)) if host else (outcome, cell)
+        limit = np.asarray(self.force_limit, end.max_force.dtype) if host else self.force_limit
         overflow: Any = np.asarray(overflows(outcome.neighbors)) if host else outcome.neighbors.overflow
-        converged = (end.max_force <= np.asarray(self.tolerance, end.max_force.dtype)) & end.fits & ~overflow
-        minimum = converged & ~end.curvature.negative
+        finite = np.isfinite(end.energy) if host else jnp.isfinite(end.energy)
+        converged = (end.max_force <= limit) & finite & end.fits & ~overflow
+        lowest = end.curvature.lowest
+        minimum = converged & (np.isfinite(lowest) if host else jnp.isfinite(lowest)) & ~end.curvature.negative
         if strained is not None:
-            reached = strained.error <= self.stress_tolerance(system)
+            reached = strained.error <= self.stress_tolerance(potential, system)
             converged, minimum = converged & reached, minimum & reached & (strained.lowest_stiffness > 0.0)
         return as_array(converged), as_array(minimum), as_array(overflow)
 
-    def stress_tolerance(self, system: System) -> Float[Array, ""]:
+    def stress_tolerance(self, potential: Potential, system: System) -> Float[Array, ""]:
         """How far the stress may be off the pressure."""
-        return jax.lax.stop_gradient(self.tolerance / jnp.mean(system.diameters) ** (system.dim - 1))
+        return jax.lax.stop_gradient(self.force_limit / potential.length(system) ** (system.dim - 1))
 
     def solver_for(self, potential: Potential, system: System) -> lx.AbstractLinearSolver:
         """The linear solver behind the derivatives."""
@@ -229,7 +272,7 @@ class Relaxation:
         self, potential: Potential, system: System, fixed_potential: Potential, fixed: System
     ) -> Equilibrium:
         """At rest in a cell that relaxes, too."""
-        rule, allowed = self._rule(potential, system), self.stress_tolerance(fixed)
+        rule, allowed = self._rule(potential, system), self.stress_tolerance(fixed_potential, fixed)
         in_fixed_cell = dataclasses.replace(self, pressure=None, throw=False, linear_solver=rule.solver)
         pressure = jax.lax.stop_gradient(as_array(self.pressure, fixed.positions.dtype))
         concrete = is_concrete((fixed_potential, fixed, pressure))
@@ -268,10 +311,12 @@ class Relaxation:
         """The error for an outcome that is no minimum at rest; None for one that is."""
         steps, max_force = int(outcome.steps), float(outcome.max_force)
         by = {"steps": steps, "of_minimizer": f" of {type(self.minimizer).__name__}"}
-        if not np.isfinite(max_force):
+        if not np.isfinite(max_force + float(outcome.energy)):
             return Status.NOT_FINITE.raised(**by)
-        if not max_force <= self.tolerance:
-            return Status.NOT_CONVERGED.raised(**by, max_force=max_force, tolerance=self.tolerance)
+        if not max_force <= self.force_limit:
+            return Status.NOT_CONVERGED.raised(**by, max_force=max_force, tolerance=self.force_limit)
+        if not np.isfinite(float(outcome.curvature.lowest)):
+            return Status.CURVATURE_NOT_FINITE.raised()
         if bool(outcome.curvature.negative):
             left = f", after leaving {int(outcome.escapes)} others"
             met = left if self.escape else ", and escape=False forbids to leave it"
@@ -282,12 +327,10 @@ class Relaxation:
         """The host drives: lists are enlarged if they must, progress is reported, failures are raised."""
         release_when_full()
         validation.check_numbers(potential, system)
-        skin = self.neighbors.skin if isinstance(self.neighbors, NeighborList) else NeighborList().skin
-        surveyed = survey(potential, system, skin, as_array(1.0, float))
-        validation.check_surveyed(potential, system, surveyed)
+        surveyed = self._surveyed(potential, system)
         finder = fitting(self.neighbors or automatic(potential, system, surveyed), potential, system, surveyed)
         method = Method(self.minimizer, self.newton, finder)
-        with reporting("relaxing", self.progress, Falling(self.tolerance)) as report:
+        with reporting("relaxing", self.progress, Falling(self.force_limit)) as report:
             found = _HostDescent(self, method, potential, system, surveyed, report).to_a_minimum()
         if self.throw and (error := self._refused(found[0])):
             raise error
@@ -297,7 +340,7 @@ class Relaxation:
         """Everything on the device, with fixed sizes; an overflow stops the descent and is left in the result."""
         finder = self.neighbors or automatic(potential, system)
         method = Method(self.minimizer, self.newton, finder)
-        limits = limits_of(self.tolerance, self.max_steps, system)
+        limits = limits_of(self.force_limit, self.max_steps, system)
         return _descend_in_jit(method, potential, system, limits, MOST_ESCAPES if self.escape else 0)
 
 
@@ -322,7 +365,7 @@ class _HostDescent:
         for escapes in range(MOST_ESCAPES + 1):
             self.system, run = _prepare(self.method, self.potential, start, self._order, steps)
             outcome, linearization = self._outcome(self._to_rest(run), escapes)
-            at_rest = float(outcome.max_force) <= self.relax.tolerance
+            at_rest = float(outcome.max_force) <= self.relax.force_limit
             if not (self.relax.escape and bool(outcome.curvature.negative) and at_rest):
                 break
             start, steps = _pushed_off(linearization), outcome.steps
@@ -337,7 +380,7 @@ class _HostDescent:
         between = max(20, min(STEPS_BETWEEN_CHECKS, 20_000_000 // self.given.n))
         next_check, force_before = int(run.steps) + STEPS_BETWEEN_CHECKS, np.inf
         while True:
-            limits = limits_of(relax.tolerance, min(relax.max_steps, int(run.steps) + between), self.given)
+            limits = limits_of(relax.force_limit, min(relax.max_steps, int(run.steps) + between), self.given)
             run = advance_to(self.method, self.potential, self.system, run, limits)
             steps, force = int(run.steps), float(run.max_force)
             if overflows(run.neighbors):
@@ -349,12 +392,14 @@ class _HostDescent:
             if not np.isfinite(force) and steps == 0:
                 raise validation.why_no_forces(self.given)
             self.report(steps, force)
-            if not relax.tolerance < force < np.inf or steps >= relax.max_steps:  # NaN, too, goes no further
+            if not relax.force_limit < force < np.inf or steps >= relax.max_steps:  # NaN, too, goes no further
                 return run
             if bool(run.idle) or steps >= next_check:
                 here = Configuration(self.potential, self.system.replace(positions=run.positions), run.neighbors)
                 stalled = force > 0.5 * force_before
-                if stalled and (fault := validation.beyond_precision(relax.tolerance, force, here)):
+                if stalled and relax.throw and (net := validation.net_force(here)) > 0.5 * force:
+                    raise Status.UNBALANCED.raised(force=net, steps=steps)
+                if stalled and (fault := validation.beyond_precision(relax.force_limit, force, here)):
                     if relax.throw:
                         raise fault
                     return run
@@ -403,8 +448,8 @@ def _with_finder(method: Method, potential: Potential, system: System, run: Desc
 
 @compile_once
 def _pushed_off(linearization: Linearization) -> System:
-    system = linearization.configuration.system
-    return system.replace(positions=pushed_off(system, linearization.curvature))
+    here = linearization.configuration
+    return here.system.replace(positions=pushed_off(here.potential, here.system, linearization.curvature))
 
 
 @compile_once
@@ -440,7 +485,7 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     def leave(carry: tuple[Descent, Curvature, Array]) -> tuple[Descent, Curvature, Int[Array, ""]]:
         run, curvature, descents = carry
         here = system.replace(positions=run.positions)
-        run = begin(method, potential, system.replace(positions=pushed_off(here, curvature)), run.steps)
+        run = begin(method, potential, system.replace(positions=pushed_off(potential, here, curvature)), run.steps)
         run = advance_to(method, potential, system, run, limits)
         here = system.replace(positions=run.positions)
         return run, lowest_curvature(Configuration(potential, here, run.neighbors), run.max_force), descents + 1
@@ -452,5 +497,5 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, carry)
     positions, neighbors = restore_order(run, order)
     energy = potential.energy(given.replace(positions=positions), neighbors)
-    fits = finder.fits(potential, given) & potential.covers(given)
+    fits = finder.fits(potential, given) & potential.covers(given) & ~potential.jumps_at_cutoff(given)
     return Outcome(positions, neighbors, energy, run.max_force, run.steps, curvature, descents - 1, fits)

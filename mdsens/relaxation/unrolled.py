@@ -47,7 +47,7 @@ class Unrolled:
     neighbors: PairFinder | None = None
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
-        potential = potential.in_precision_of(system)
+        potential = potential.prepared_for(system)
         if system.box is not None:
             fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
             system = system.replace(positions=fractions @ system.box)

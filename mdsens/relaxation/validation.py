@@ -19,14 +19,35 @@ from ..minimizers import Minimizer
 from ..neighbors.allocation import Survey
 from ..potentials import Potential
 from ..runtime.compiled import compile_once
+from ..runtime.noise import random_signs
 from ..system import System, name_particles
 
+LARGEST_TOLERANCE = 1e-2
+"""Relative to a typical stiffness times a typical length: a larger force is none that is nearly zero."""
 
-def check_options(tolerance: float, max_steps: int) -> None:
-    if not (isinstance(tolerance, int | float | np.number) and math.isfinite(tolerance) and tolerance > 0):
+
+def check_options(tolerance: Any, relative_tolerance: float, max_steps: int) -> None:
+    if not (tolerance is None or isinstance(tolerance, jax.core.Tracer) or _is_positive(tolerance)):
         raise InvalidInput(f"tolerance must be a positive force, not {tolerance}")
+    if not _is_positive(relative_tolerance) or relative_tolerance > LARGEST_TOLERANCE:
+        raise InvalidInput(
+            f"relative_tolerance must be positive and at most {LARGEST_TOLERANCE}, not {relative_tolerance}"
+        )
     if max_steps < 1:
         raise InvalidInput(f"max_steps must be at least 1, not {max_steps}")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value) and bool(value > 0)
+
+
+def check_tolerance(tolerance: Any, force_scale: float) -> None:
+    """**Raises** `InvalidInput` for a tolerance that is no small force for the potential."""
+    if tolerance > LARGEST_TOLERANCE * force_scale:
+        raise InvalidInput(
+            f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
+            "units of this potential. Leave the tolerance out, or give one far below that"
+        )
 
 
 def check_tension(potential: Potential, pressure: float) -> None:
@@ -94,6 +115,12 @@ def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> No
             f"{type(potential).__name__} have no row for each of them, from 0 on"
         )
     potential.check_for(system, np.asarray(surveyed.own_cutoffs))
+    if bool(surveyed.jumps):
+        raise InvalidInput(
+            f"the energy or the force of a pair of {type(potential).__name__} jumps at its cutoff: no particles come "
+            "to rest there, and derivatives would be wrong. Multiply pair_energy by mdsens.potentials.smooth_switch(r, "
+            "onset, cutoff), or move the cutoff to where both have vanished"
+        )
 
 
 def why_no_forces(system: System) -> InvalidInput:
@@ -132,10 +159,20 @@ def beyond_precision(tolerance: float, max_force: float, here: Configuration) ->
     return None
 
 
+def net_force(here: Configuration) -> float:
+    """The largest component of the mean force on a particle; of a sum over pairs it is zero."""
+    return 0.0 if here.potential.is_pairwise else float(_mean_force(here))
+
+
+@compile_once
+def _mean_force(here: Configuration) -> Float[Array, ""]:
+    return jnp.max(jnp.abs(jnp.mean(here.gradient(), axis=0)))
+
+
 @compile_once
 def _rounding_force(here: Configuration) -> Float[Array, ""]:
     """How much the largest force component changes when the last bits of the positions do."""
     x = here.system.positions
-    flips = jax.random.rademacher(jax.random.key(0), x.shape, x.dtype) * (0.5 * jnp.finfo(x.dtype).eps)
+    flips = random_signs(x.shape, x.dtype) * (0.5 * jnp.finfo(x.dtype).eps)
     change = here.at(x * (1.0 + flips)).gradient() - here.gradient()
     return 0.5 * jnp.max(jnp.abs(change))

@@ -114,7 +114,8 @@ class PotentialSection(BaseModel):
 
 class RelaxationSection(Section):
     minimizer: str = "fire"
-    tolerance: Positive = 1e-10
+    tolerance: Positive | None = None
+    relative_tolerance: Annotated[Positive, Field(le=1e-2)] = 1e-10
     max_steps: Annotated[StrictInt, Field(ge=1, le=10**9)] = 100_000
     one_sided: StrictBool = False
     pressure: FiniteFloat | None = None

@@ -32,6 +32,7 @@ from ..properties import check_properties, measured
 from ..relaxation import Equilibrium
 from ..response.nearby import check_fixed_cell
 from ..runtime.compiled import compile_once
+from ..runtime.noise import white_noise
 from ..runtime.tracing import as_array
 
 SETS_AT_ONCE = 100
@@ -262,7 +263,7 @@ def _predict(
 ) -> Predicted:
     system, potential = equilibrium.system, equilibrium.potential
     start, touching = parameters.vector(potential, system), _touching(Configuration(potential, system, neighbors))
-    probe = jax.random.normal(jax.random.key(0), system.positions.shape, system.positions.dtype)
+    probe = white_noise(system.positions.shape, system.positions.dtype)
 
     def one(values: Float[Array, " k"]) -> Predicted:
         other, moved = parameters.apply(values, potential, system)

@@ -25,7 +25,7 @@ def target(seed):
 def test_the_slope_in_reverse_mode_is_that_of_the_jacobian():
     targets = [target(0), target(1)]
     problem = Problem(
-        SOFT.in_precision_of(targets[0].system),
+        SOFT.prepared_for(targets[0].system),
         targets,
         ParameterVector.from_names(WRT, SOFT, targets[0].system),
         mdsens.Relaxation(tolerance=1e-12),

@@ -131,3 +131,36 @@ def test_a_straight_molecule_has_two_rotations_in_space_and_may_bend():
     pairs = mdsens.AllPairs().build(mdsens.LennardJones(), line)
     modes = known_zero_modes(Configuration(mdsens.LennardJones(), line, pairs), jnp.zeros(3, bool))
     assert (int(modes.translations), int(modes.rotations)) == (3, 2)
+
+
+class Trapped(mdsens.Potential):
+    """Springs of stiffness 1 between all particles, and a harmonic trap."""
+
+    stiffness_of_trap: jax.Array
+    center: jax.Array
+
+    def energy(self, system, neighbors):
+        i, j = np.triu_indices(system.n, 1)
+        lengths = jnp.linalg.norm(system.positions[i] - system.positions[j], axis=1)
+        pull = jnp.sum((system.positions - self.center) ** 2)
+        return 0.5 * jnp.sum((lengths - 1.0) ** 2) + 0.5 * self.stiffness_of_trap * pull
+
+
+@pytest.mark.parametrize("solver", [mdsens.linear_solvers.dense(), mdsens.linear_solvers.minres()])
+@pytest.mark.parametrize("stiffness", [1e-4, 1e-6, 1e-7, 1e-9, 1e-10, 1e-12, 0.0])
+def test_a_trap_carries_its_particles_or_is_refused_however_weak(stiffness, solver):
+    """∂x/∂(center) = 1: a weak trap breaks the symmetry as a strong one does."""
+    start = mdsens.System(np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.8]]))
+    center = jnp.mean(start.positions, axis=0)
+    relax = mdsens.Relaxation(tolerance=1e-13, linear_solver=solver)
+
+    def positions(center):
+        return relax(Trapped(jnp.asarray(stiffness), center), start).positions
+
+    if 0.0 < stiffness < 1e-8:
+        with pytest.raises(mdsens.NotRigid, match="resists a rigid motion of all particles, but so weakly"):
+            jax.jacrev(positions)(center)
+    else:
+        carried = np.eye(2) if stiffness else np.zeros((2, 2))
+        for derivative in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(derivative(positions)(center), np.stack([carried] * 3), atol=1e-7)

@@ -89,7 +89,7 @@ def test_a_preconditioned_crystal_comes_to_rest_in_half_the_steps():
 
 def test_preconditioned_newton_steps_take_a_third_of_the_products():
     start, at_rest = shaken(1e-3)
-    potential = SPHERES.in_precision_of(start)
+    potential = SPHERES.prepared_for(start)
     pairs = neighbors.allocate(neighbors.automatic(SPHERES, start), potential, start)
     here, limits = Configuration(potential, start, pairs), (jnp.asarray(1e-13), jnp.asarray(0.07))
     products = []

@@ -44,7 +44,7 @@ def test_every_solver_gives_the_pseudo_inverse(solver, packing_fraction):
 
 def no_modes_known(n):
     """No zero mode is known."""
-    return ZeroModes(jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros((1, n, 2)))
+    return ZeroModes(jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), jnp.zeros((1, n, 2)), jnp.asarray(False))
 
 
 def chain(n, stiffness):

@@ -64,7 +64,7 @@ def test_the_minimizer_does_not_depend_on_the_unit_of_energy():
 @pytest.mark.parametrize("potential", [mdsens.LennardJones(), mdsens.Morse()], ids=["lennard-jones", "morse"])
 def test_packings_far_stiffer_than_the_typical_stiffness_come_to_rest_under_jit_too(potential):
     systems = [mdsens.random_packing(n=32, seed=seed) for seed in range(3)]
-    relax = mdsens.Relaxation(max_steps=5000)
+    relax = mdsens.Relaxation(tolerance=1e-10, max_steps=5000)
     together = mdsens.relax_ensemble(relax, potential, systems)
     assert bool(np.all(together.minimum)) and float(np.max(together.max_force)) <= 1e-10
     with_images = dataclasses.replace(relax, neighbors=mdsens.AllPairs(images=True))

@@ -26,11 +26,11 @@ def nearly_at_rest(packing_fraction=0.95, n=300):
 
 
 def list_of(system, finder=None):
-    return neighbors.allocate(finder or neighbors.automatic(SPHERES, system), SPHERES.in_precision_of(system), system)
+    return neighbors.allocate(finder or neighbors.automatic(SPHERES, system), SPHERES.prepared_for(system), system)
 
 
 def by_newton(system, pairs=None, method=None, tolerance=1e-13):
-    here = Configuration(SPHERES.in_precision_of(system), system, list_of(system) if pairs is None else pairs)
+    here = Configuration(SPHERES.prepared_for(system), system, list_of(system) if pairs is None else pairs)
     return newton_descent(method or Newton(), here, jnp.asarray(tolerance), jnp.asarray(0.07))
 
 
@@ -82,7 +82,7 @@ def test_inside_jit_it_gives_the_same():
 
 def test_newtons_method_begins_below_its_largest_force():
     """One step of the minimizer, then Newton's method if the forces are small enough for it."""
-    start, potential = nearly_at_rest(), SPHERES.in_precision_of(nearly_at_rest())
+    start, potential = nearly_at_rest(), SPHERES.prepared_for(nearly_at_rest())
     limits = Limits(jnp.asarray(1e-12), jnp.int32(100_000))
     for begin_at, attempted in ((1e-30, False), (1.0, True)):
         method = Method(mdsens.FIRE(), Newton(begin=begin_at), list_of(start).finder)

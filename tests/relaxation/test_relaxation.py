@@ -134,11 +134,83 @@ def test_forces_that_stop_being_finite_on_the_way_end_the_relaxation():
 
     class Fragile(mdsens.PairPotential):
         def pair_energy(self, r, sigma):
-            return jnp.sqrt(r / sigma - 0.65)
+            beyond = r / sigma - 1.0
+            return jnp.sqrt(0.35 + beyond) - 0.35**0.5 - 0.5 * 0.35**-0.5 * beyond
 
         def cutoff(self, sigma):
             return sigma
 
     pair = mdsens.System([[0.0, 0.0], [0.9, 0.0]], None, 1.0)
-    with pytest.raises(mdsens.NotConverged, match="no longer finite"):
+    with pytest.raises(mdsens.NotConverged, match="are not finite after"):
         mdsens.Relaxation()(Fragile(), pair)
+
+
+class Broken(mdsens.Potential):
+    """An energy that is not a number where its derivative is one."""
+
+    def energy(self, system, neighbors):
+        energy = jnp.sum((system.positions - 1.0) ** 2)
+        return jnp.where(jnp.all(system.positions < 10.0), jnp.nan, energy)
+
+
+def test_an_energy_that_is_not_a_number_is_refused_though_its_forces_vanish():
+    start = mdsens.System(np.array([[0.0, 0.0], [1.0, 0.0]]))
+    with pytest.raises(mdsens.NotConverged, match="the energy or the forces are not finite"):
+        mdsens.Relaxation()(Broken(), start)
+    assert not bool(
+        jax.jit(lambda x: mdsens.Relaxation()(Broken(), start.replace(positions=x)).converged)(start.positions)
+    )
+
+
+@jax.custom_jvp
+def slope_without_derivative(x):
+    return x
+
+
+slope_without_derivative.defjvp(lambda primals, tangents: (primals[0], jnp.nan * tangents[0]))
+
+
+@jax.custom_jvp
+def half_square(x):
+    return 0.5 * x**2
+
+
+half_square.defjvp(lambda primals, tangents: (half_square(*primals), slope_without_derivative(*primals) * tangents[0]))
+
+
+class Kinked(mdsens.Potential):
+    """Forces of a well, and second derivatives that are not numbers."""
+
+    def energy(self, system, neighbors):
+        return jnp.sum(half_square(system.positions))
+
+
+@pytest.mark.parametrize("n", [3, 301])
+def test_a_curvature_that_is_not_a_number_is_no_minimum(n):
+    start = mdsens.System(np.random.default_rng(0).normal(size=(n, 2)))
+    with pytest.raises(mdsens.NotAMinimum, match="second derivative of the energy is not finite"):
+        mdsens.Relaxation(newton=None)(Kinked(), start)
+    rest = mdsens.Relaxation(throw=False, newton=None)(Kinked(), start)
+    assert bool(rest.converged) and not bool(rest.minimum)
+    assert "of unknown curvature" in repr(rest)
+    assert rest.certificate.kind == "unknown" and "not finite" in str(rest.certificate)
+    with pytest.raises(mdsens.NotAMinimum):
+        jax.jit(lambda x: mdsens.Relaxation(newton=None)(Kinked(), start.replace(positions=x)))(start.positions).check()
+
+
+class Windy(mdsens.Potential):
+    """Springs between all particles, and a force on each."""
+
+    wind: jax.Array
+
+    def energy(self, system, neighbors):
+        i, j = np.triu_indices(system.n, 1)
+        lengths = jnp.linalg.norm(system.positions[i] - system.positions[j], axis=1)
+        return 0.5 * jnp.sum((lengths - 1.0) ** 2) - self.wind * jnp.sum(system.positions[:, 0])
+
+
+def test_a_net_force_that_nothing_balances_is_seen_long_before_the_steps_are_used_up():
+    triangle = mdsens.System(np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.8]]))
+    with pytest.raises(mdsens.NotConverged, match=r"a net force of 0\.1 on each particle .* 2000 steps on"):
+        mdsens.Relaxation()(Windy(jnp.asarray(0.1)), triangle)
+    assert bool(mdsens.Relaxation()(Windy(jnp.asarray(0.0)), triangle).minimum)

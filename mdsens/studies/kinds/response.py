@@ -94,7 +94,7 @@ def _check(potential: Potential, system: System) -> bool:
 
     **Raises** `InvalidInput` for a potential or a system that cannot be relaxed.
     """
-    potential = potential.in_precision_of(system)
+    potential = potential.prepared_for(system)
     potential.check()
     validation.check_numbers(potential, system)
     surveyed = survey(potential, system, NeighborList().skin, as_array(1.0, float))
@@ -142,6 +142,7 @@ def relaxation_of(task: Task) -> Relaxation:
     return Relaxation(
         minimizer=minimizers.REGISTRY[wanted.minimizer](),
         tolerance=wanted.tolerance,
+        relative_tolerance=wanted.relative_tolerance,
         max_steps=wanted.max_steps,
         one_sided=wanted.one_sided,
         pressure=task.pressure,
@@ -170,7 +171,7 @@ def _compute_together(ready: Sequence[tuple[Task, Potential, System]], batch: Ba
                 rest.status,
                 max_force=found.max_force,
                 steps=found.steps,
-                tolerance=relaxation.tolerance,
+                tolerance=float(rest.tolerance),
                 curvature=float(rest.curvature),
             )
             return found
@@ -215,7 +216,7 @@ def _for_certificate(linearization: Linearization) -> Linearization:
 def _check_responses(found: Found, measurements: _Measurements, one_sided: bool) -> None:
     """Enter the responses that are defined and can be trusted, or why there are none."""
     linearization = measurements.linearization
-    status, facts = status_on_host(linearization.contacts, one_sided), facts_of(linearization)
+    status, facts = status_on_host(linearization, one_sided), facts_of(linearization)
     for name, columns in measurements.responses.items():
         response = assemble_sensitivity(name, *(np.asarray(each) for each in columns))
         if status is not Status.OK:
@@ -234,7 +235,7 @@ def _check_responses(found: Found, measurements: _Measurements, one_sided: bool)
 def _with_room_for(fullest: Task, members: int) -> PairFinder:
     """A pair finder with room for the most crowded of all similar batches, so that they share one compiled program."""
     system = system_of(fullest)
-    return automatic(potential_of(fullest).in_precision_of(system), system, members=members)
+    return automatic(potential_of(fullest).prepared_for(system), system, members=members)
 
 
 def compute_alone(task: Task, potential: Potential, system: System) -> Found:
