@@ -85,7 +85,8 @@ class Linearization(eqx.Module):
             return project(self.hessian.product(stiff)) + shift * (u - stiff)
 
         def inverse(_: Any, b: Displacements) -> Displacements:
-            return solve(self.solver, factors, frozen, modes, b)
+            stiff = modes.project(b)  # in derivatives b has a part along the zero modes
+            return solve(self.solver, factors, frozen, modes, stiff) + (b - stiff) / jnp.where(shift > 0.0, shift, 1.0)
 
         return project(jax.lax.custom_linear_solve(multiply, project(b), inverse, symmetric=True))
 

@@ -66,7 +66,8 @@ MinimizerOption = Annotated[str, typer.Option("--minimizer", help="The minimizer
 ToleranceOption = Annotated[
     float | None,
     typer.Option(
-        "--tolerance", help="The largest force component allowed at rest; by default 1e-10 of the potential's own."
+        "--tolerance",
+        help="The largest force component allowed at rest; by default a small part of the potential's own.",
     ),
 ]
 StepsOption = Annotated[int, typer.Option("--max-steps", help="The largest number of steps of the minimizer.")]

@@ -94,7 +94,7 @@ def write_data(path: Path, system: System) -> None:
 
     A two-dimensional cell extends to both sides of z = 0, as LAMMPS requires.
     """
-    atoms = to_ase(system)
+    atoms = to_ase(system.replace(numbers=None))  # by species: LAMMPS has types
     write_atoms(path, atoms, "lammps-data", specorder=_symbols_by_species(atoms))
     if system.dim == 2:
         path.write_text(_centered_in_z(path.read_text()))

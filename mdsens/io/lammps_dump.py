@@ -26,6 +26,8 @@ def read_dump(path: Path, index: int) -> Atoms:
     check_index(index, sum(line.startswith("ITEM: TIMESTEP") for line in lines))
     text = "".join(_adapted_for_ase(lines))
     atoms = ase.io.read(StringIO(text), index=index, format="lammps-dump-text")
+    if not any(line.startswith("ITEM: ATOMS") and "element" in line.split() for line in lines):
+        atoms.numbers[:] = 0  # ASE takes the types for elements
     for name in ("radius", "diameter"):
         if f"v_{name}" in atoms.arrays:
             atoms.set_array(name, atoms.arrays.pop(f"v_{name}"))

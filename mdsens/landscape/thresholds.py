@@ -49,7 +49,7 @@ UNCERTAIN_EIGENVALUE = 0.02
 """An eigenvalue between this fraction of the cut and the cut itself may be zero as well as soft: no solve is trusted.
 """
 
-RIGID_RESISTANCE = 1e2
+RIGID_RESISTANCE = 10.0
 """A rigid motion is a zero mode where the change of force along it, relative to that along a random motion, is below
 this multiple of machine precision: because the energy has that symmetry, not because it resists little. A trap of 1e-12
 of the typical stiffness is none.
@@ -57,7 +57,8 @@ of the typical stiffness is none.
 
 WEAK_RESISTANCE = 1e-8
 """A rigid motion that the energy resists, but by less than this fraction of the resistance to a random motion, can be
-told neither from a symmetry nor from a soft mode by a linear solver: `ZERO_EIGENVALUE_EXPONENT` and a margin.
+told neither from a symmetry nor from a soft mode by a linear solver: `ZERO_EIGENVALUE_EXPONENT` and a margin. In single
+precision the fraction is the square root of the machine's precision.
 """
 
 INDEPENDENT_MOTION = 1e-6

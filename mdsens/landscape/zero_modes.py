@@ -131,16 +131,29 @@ def _not_resisted(
     def resistance(motion: Displacements) -> Float[Array, ""]:
         return size(hessian.product(motion))
 
-    x = backbone.system.positions
+    x, eps = backbone.system.positions, float(jnp.finfo(rigid.dtype).eps)
     probe = white_noise(x.shape, x.dtype, 2)
     typical = resistance(probe / size(probe))
-    arm = size(x - jnp.mean(x, axis=0))
-    turned = 2.0 * size(backbone.gradient()) / jnp.where(arm > 0.0, arm, 1.0)
-    turned = turned * (np.arange(len(rigid)) >= backbone.system.dim)
+    allowed = jnp.broadcast_to(RIGID_RESISTANCE * eps * typical, len(rigid))
+    if backbone.system.box is None:
+        arm = x - jnp.mean(x, axis=0)
+        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(arm)
+        rounding = jnp.max(jnp.abs(x)) / backbone.length * allowed
+        allowed = allowed + (rounding + turned) * (np.arange(len(rigid)) >= backbone.system.dim)
     found = jax.lax.map(resistance, rigid)
-    free = found <= RIGID_RESISTANCE * jnp.finfo(probe.dtype).eps * typical + turned
-    weak = ~free & (found <= WEAK_RESISTANCE * typical)
+    free = found <= allowed
+    weak = ~free & (found <= max(WEAK_RESISTANCE, eps**0.5) * typical)
     return rigid * free[:, None, None], jnp.any(weak)
+
+
+def _smallest_radius(arm: Float[Array, "n d"]) -> Float[Array, ""]:
+    """The length of the shortest rotation by a unit angle, apart from one that moves nothing."""
+    squares = jnp.sum(arm**2)
+    if arm.shape[1] == 2:
+        return jnp.sqrt(jnp.where(squares > 0.0, squares, 1.0))
+    moments = jnp.linalg.eigvalsh(squares * jnp.eye(3, dtype=arm.dtype) - arm.T @ arm)
+    moments = jnp.where(moments > INDEPENDENT_MOTION * moments[-1], moments, jnp.inf)
+    return jnp.sqrt(jnp.where(jnp.isfinite(jnp.min(moments)), jnp.min(moments), 1.0))
 
 
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:

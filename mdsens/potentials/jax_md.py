@@ -31,8 +31,8 @@ class JaxMD(Potential):
       given follows the system's cell, so that the box is differentiable too.
     - `from_system`: a function of the System that returns further keyword arguments, such as
       `lambda system: {"sigma": system.diameters}`.
-    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused. In a
-      periodic cell pairs of particles are moved apart to see that nothing interacts beyond half of its height.
+    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused. If it is
+      not, pairs of particles are moved apart in a periodic cell, to see that nothing interacts beyond half its height.
     - every other keyword is a parameter, a leaf of the pytree, if it is a number, which is made a float, or an array of
       floats, or a dictionary of them. Whatever else there is, such as strings, functions and arrays of integers, is
       passed on as it is. (`functools.partial` the factory with single integers that must stay integers.)
@@ -92,13 +92,16 @@ class JaxMD(Potential):
         return jnp.where(extent > 0.0, extent / system.n ** (1.0 / system.dim), super().length(system))
 
     def energy(self, system: System, neighbors: PairList | None) -> Scalar:
+        return self.energy_with(system, {} if self.from_system is None else self.from_system(system))
+
+    def energy_with(self, system: System, extra: dict[str, Any]) -> Scalar:
+        """The energy, given what `from_system` returns."""
         away = _far_away(system)
 
         def displacement(a: Array, b: Array, **_: Any) -> Array:
             apart = minimum_image(a - b, system.box)
             return jnp.where(jnp.all(apart == 0.0), away, apart)
 
-        extra = {} if self.from_system is None else self.from_system(system)
         given = eqx.combine(self.parameters, self.constants.tree)
         function = self.factory(displacement, **given, **extra)
         if isinstance(function, tuple):
@@ -108,14 +111,14 @@ class JaxMD(Potential):
         return found + nan_carrier  # so that the forces are NaN, too
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
-        if system.box is None or system.n < 2:
+        if system.box is None or system.n < 2 or math.isfinite(self.range):
             return
         half, beyond, near = (float(found) for found in _beyond_half_the_cell(self, system))
         if not beyond <= SMALLEST_FORCE * near:
             raise InvalidInput(
                 f"two particles still interact at {half:.4g}, half of the cell's smallest height, and jax-md's "
-                "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), or give "
-                "the energy a cutoff"
+                "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), give the "
+                "energy a cutoff, or, if it names its pairs as bonds do, say how long these are (range=…)"
             )
 
     def parameter_names(self) -> list[str]:
@@ -133,6 +136,9 @@ SMALLEST_FORCE = 1e-8
 
 NEAR = (1.0, 1.2, 1.5)
 """Distances of neighbors, in units of the typical spacing."""
+
+BONDED = (0.9, 1.0, 1.2)
+"""Those at which the stiffness of a pair is measured."""
 
 BEYOND = (1.001, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
 """Distances at which interactions are looked for, in units of half of the cell's smallest height."""
@@ -170,32 +176,36 @@ def _beyond_half_the_cell(potential: JaxMD, system: System) -> tuple[Scalar, Sca
     """Half of the smallest height, and the largest forces of pairs far from all others: farther apart than that, and as
     neighbors are.
 
-    Each particle is probed with the one before it and with the one after it.
     """
-    half, n = 0.5 * jnp.min(system.heights), system.n
-    first = jnp.zeros((n, system.dim), system.positions.dtype)
-
-    def forces(r: Scalar) -> Array:
-        def of_pairing(shift: int) -> Array:
-            member = np.roll(np.arange(n), shift)
-            place = 1e3 * half * (member // 2) + r * (member % 2)
-            x = first.at[:, 0].set(place)
-
-            def energy(x: Array) -> Scalar:
-                return potential.energy(system.replace(positions=x, box=None), None)
-
-            return jax.grad(energy)(x)[:, 0]
-
-        return jnp.stack([of_pairing(0), of_pairing(1)])
-
-    near = potential.length(system) * jnp.asarray(NEAR, half.dtype)
-    found = jnp.abs(jax.lax.map(forces, jnp.concatenate([half * jnp.asarray(BEYOND, half.dtype), near])))
+    half, length = 0.5 * jnp.min(system.heights), potential.length(system)
+    distances = jnp.concatenate([half * jnp.asarray(BEYOND, half.dtype), length * jnp.asarray(NEAR, half.dtype)])
+    found = jnp.abs(jax.lax.map(lambda r: _forces_of_pairs(potential, system, r), distances))
     return half, jnp.max(found[: len(BEYOND)]), jnp.max(found[len(BEYOND) :])
+
+
+def _forces_of_pairs(potential: JaxMD, system: System, r: Scalar) -> Array:
+    """The forces along pairs at a distance r, far from all others: each particle with the one before and after it."""
+    n, extent = system.n, 30.0 * (r + potential.length(system))
+    extra = {} if potential.from_system is None else potential.from_system(system)
+
+    def energy(x: Array) -> Scalar:
+        return potential.energy_with(system.replace(positions=x, box=None), extra)
+
+    def of_pairing(shift: int) -> Array:
+        member = np.roll(np.arange(n), shift)
+        place = extent * (member // 2) + r * (member % 2)
+        return jax.grad(energy)(jnp.zeros((n, system.dim), place.dtype).at[:, 0].set(place))[:, 0]
+
+    return jnp.stack([of_pairing(0), of_pairing(1)])
 
 
 @compile_once
 def _stiffness_at(potential: JaxMD, system: System) -> Scalar:
-    """The change of the forces along a random motion: a typical second derivative, or 1 where there are no forces."""
+    """A typical second derivative: of pairs as far apart as neighbors are, or the change of the forces along a random
+    motion if that is less; 1 where there are no forces.
+
+    The second alone would be that of the closest pair, at a start where particles overlap.
+    """
     signs = random_signs(system.positions.shape, system.positions.dtype)
 
     def energy(x: Array) -> Scalar:
@@ -203,7 +213,16 @@ def _stiffness_at(potential: JaxMD, system: System) -> Scalar:
 
     change = jax.jvp(jax.grad(energy), (system.positions,), (signs,))[1]
     found = jnp.sqrt(jnp.mean(change**2))
-    return jnp.where(jnp.isfinite(found) & (found > 0.0), found, 1.0)
+    found = jnp.where(jnp.isfinite(found) & (found > 0.0), found, jnp.inf)
+
+    def slope(r: Scalar) -> Scalar:
+        along = jax.jvp(lambda r: _forces_of_pairs(potential, system, r), (r,), (jnp.ones_like(r),))[1]
+        return jnp.max(jnp.abs(along))
+
+    of_pairs = jnp.max(jax.lax.map(slope, potential.length(system) * jnp.asarray(BONDED, signs.dtype)))
+    of_pairs = jnp.where(jnp.isfinite(of_pairs) & (of_pairs > 0.0), of_pairs, jnp.inf)
+    typical = jnp.minimum(found, of_pairs)
+    return jnp.where(jnp.isfinite(typical), typical, 1.0)
 
 
 def _far_away(system: System) -> Float[Array, " d"]:

@@ -154,7 +154,7 @@ class Certificate:
         if self.kind == "unknown":
             if not self.converged:
                 return "none: the system is not at rest"
-            if self.negative is not None:
+            if self.negative is not None and np.isnan(self.negative):
                 return "unknown: the second derivative of the energy is not finite"
             particles = _many(len(self.unresolved), "particle")
             return f"unknown: residual forces hide the contacts of {particles}; relax to a smaller tolerance"

@@ -44,6 +44,9 @@ STEPS_BETWEEN_CHECKS = 1000
 MOST_ESCAPES = 20
 """Saddles that a relaxation leaves before it gives up."""
 
+ON_THE_EDGE = 1e-6
+"""Logarithms by which a force scale may fall short of a power of ten and still count as one."""
+
 Progress = Callable[[int, float], None]
 
 
@@ -156,22 +159,21 @@ class Relaxation:
         if not is_concrete((potential, system)):
             if self.tolerance is not None:
                 return self
-            decade = jnp.floor(jnp.log10(self.relative_tolerance * potential.force_scale(system)))
-            return dataclasses.replace(self, tolerance=10.0**decade)
+            return dataclasses.replace(self, tolerance=small_force(self.relative_tolerance, potential, system))
         validation.check_numbers(potential, system)
-        scale = float(self._surveyed(potential, system).force_scale)
+        surveyed = self._surveyed(potential, system)
+        validation.check_surveyed(potential, system, surveyed)
+        scale = float(surveyed.force_scale)
         if self.tolerance is None:
             return dataclasses.replace(
-                self, tolerance=float(f"1e{math.floor(math.log10(self.relative_tolerance * scale))}")
+                self, tolerance=float(f"1e{math.floor(math.log10(self.relative_tolerance * scale) + ON_THE_EDGE)}")
             )
-        validation.check_tolerance(self.tolerance, scale)
+        validation.check_tolerance(potential, self.tolerance, scale)
         return self
 
     def _surveyed(self, potential: Potential, system: System) -> Survey:
         skin = self.neighbors.skin if isinstance(self.neighbors, NeighborList) else NeighborList().skin
-        surveyed = survey(potential, system, skin, as_array(1.0, float))
-        validation.check_surveyed(potential, system, surveyed)
-        return surveyed
+        return survey(potential, system, skin, as_array(1.0, float))
 
     def allocated_for(self, potential: Potential, system: System) -> Relaxation:
         """The same with a neighbor list that has room for a system like this one, to be used under `jit`.
@@ -189,6 +191,7 @@ class Relaxation:
         outcome: Outcome,
         refused: bool = False,
         cell: Cell | None = None,
+        allowed: Float[Array, ""] | None = None,
         linearization: Linearization | None = None,
     ) -> Equilibrium:
         """The equilibrium that a descent has found.
@@ -197,10 +200,10 @@ class Relaxation:
 
         - `refused`: True where the host has raised for all that is to be refused; else positions and energy are NaN
           without a minimum.
-        - `cell`: the cell found at constant pressure.
+        - `cell`: the cell found at constant pressure, with the deviation of the stress that is `allowed`.
         - `linearization`: at the end of the descent, where it is known.
         """
-        converged, minimum, overflow = self._flags(potential, system, outcome, cell)
+        converged, minimum, overflow = self._flags(outcome, cell, allowed)
         positions, energy, dtype = outcome.positions, outcome.energy, system.positions.dtype
         if self.throw and not refused:
             positions, energy = (jnp.where(minimum, value, jnp.nan) for value in (positions, energy))
@@ -238,7 +241,7 @@ class Relaxation:
         )
 
     def _flags(
-        self, potential: Potential, system: System, outcome: Outcome, cell: Cell | None
+        self, outcome: Outcome, cell: Cell | None, allowed: Float[Array, ""] | None
     ) -> tuple[Array, Array, Array]:
         """Whether the descent converged, whether to a minimum, and whether a list overflowed.
 
@@ -252,8 +255,8 @@ class Relaxation:
         converged = (end.max_force <= limit) & finite & end.fits & ~overflow
         lowest = end.curvature.lowest
         minimum = converged & (np.isfinite(lowest) if host else jnp.isfinite(lowest)) & ~end.curvature.negative
-        if strained is not None:
-            reached = strained.error <= self.stress_tolerance(potential, system)
+        if strained is not None and allowed is not None:
+            reached = strained.error <= allowed
             converged, minimum = converged & reached, minimum & reached & (strained.lowest_stiffness > 0.0)
         return as_array(converged), as_array(minimum), as_array(overflow)
 
@@ -292,7 +295,7 @@ class Relaxation:
             self._check_cell(cell, allowed)
         assert system.box is not None and fixed.box is not None and cell.system.box is not None
         box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
-        return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell)
+        return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell, allowed)
 
     def _check_cell(self, cell: Cell, allowed: Float[Array, ""]) -> None:
         if error := self._refused(cell.outcome):
@@ -342,6 +345,11 @@ class Relaxation:
         method = Method(self.minimizer, self.newton, finder)
         limits = limits_of(self.force_limit, self.max_steps, system)
         return _descend_in_jit(method, potential, system, limits, MOST_ESCAPES if self.escape else 0)
+
+
+def small_force(relative: float, potential: Potential, system: System) -> Float[Array, ""]:
+    """So large a part of the potential's force scale, rounded down to a power of ten."""
+    return 10.0 ** jnp.floor(jnp.log10(relative * potential.force_scale(system)) + ON_THE_EDGE)
 
 
 def limits_of(tolerance: float, most_steps: int, system: System) -> Limits:
@@ -397,7 +405,7 @@ class _HostDescent:
             if bool(run.idle) or steps >= next_check:
                 here = Configuration(self.potential, self.system.replace(positions=run.positions), run.neighbors)
                 stalled = force > 0.5 * force_before
-                if stalled and relax.throw and (net := validation.net_force(here)) > 0.5 * force:
+                if stalled and relax.throw and (net := validation.unbalanced_force(here)) > 0.5 * force:
                     raise Status.UNBALANCED.raised(force=net, steps=steps)
                 if stalled and (fault := validation.beyond_precision(relax.force_limit, force, here)):
                     if relax.throw:

@@ -24,6 +24,7 @@ from ..system import System
 from . import validation
 from .descent import stepper
 from .equilibrium import Equilibrium
+from .relaxation import small_force
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Unrolled:
     **Arguments:**
 
     - `steps` (int) of `minimizer`.
-    - `tolerance` (energy per length): for the flag `converged` alone.
+    - `tolerance` (energy per length): for the flag `converged` alone; None means 1e-10 of the potential's force scale.
     - `neighbors`: as in `Relaxation`, but not enlarged once the loop runs: an overflow makes the result NaN.
     """
 
     steps: int
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
-    tolerance: float = 1e-10
+    tolerance: float | None = None
     neighbors: PairFinder | None = None
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
@@ -65,7 +66,9 @@ class Unrolled:
         relaxed = system.replace(positions=positions)
         energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
         max_force = jnp.max(jnp.abs(slope))
-        converged = (max_force <= self.tolerance) & ~overflow
+        given = small_force(1e-10, *start) if self.tolerance is None else self.tolerance
+        tolerance = jnp.asarray(given, positions.dtype)
+        converged = (max_force <= tolerance) & jnp.isfinite(energy) & ~overflow
         here = Configuration(potential, relaxed, list_)
         curvature = lowest_curvature(*jax.lax.stop_gradient((here, max_force)))
         return Equilibrium(
@@ -75,12 +78,12 @@ class Unrolled:
             max_force=max_force,
             steps=jnp.asarray(self.steps, jnp.int32),
             converged=converged,
-            minimum=converged & ~curvature.negative,
+            minimum=converged & jnp.isfinite(curvature.lowest) & ~curvature.negative,
             curvature=curvature.lowest,
             highest_curvature=curvature.highest,
             escapes=jnp.asarray(0, jnp.int32),
             overflow=overflow,
-            tolerance=jnp.asarray(self.tolerance, positions.dtype),
+            tolerance=tolerance,
             pressure=None,
             pressure_error=None,
             neighbors=list_,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
+from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
 from ..neighbors.allocation import Survey
 from ..potentials import Potential
@@ -38,12 +39,13 @@ def check_options(tolerance: Any, relative_tolerance: float, max_steps: int) -> 
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and math.isfinite(value) and bool(value > 0)
+    number = isinstance(value, int | float | np.number) or (isinstance(value, jax.Array) and value.ndim == 0)
+    return number and math.isfinite(value) and bool(value > 0)
 
 
-def check_tolerance(tolerance: Any, force_scale: float) -> None:
-    """**Raises** `InvalidInput` for a tolerance that is no small force for the potential."""
-    if tolerance > LARGEST_TOLERANCE * force_scale:
+def check_tolerance(potential: Potential, tolerance: Any, force_scale: float) -> None:
+    """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
+    if type(potential).stiffness is not Potential.stiffness and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
             f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
             "units of this potential. Leave the tolerance out, or give one far below that"
@@ -159,14 +161,26 @@ def beyond_precision(tolerance: float, max_force: float, here: Configuration) ->
     return None
 
 
-def net_force(here: Configuration) -> float:
-    """The largest component of the mean force on a particle; of a sum over pairs it is zero."""
-    return 0.0 if here.potential.is_pairwise else float(_mean_force(here))
+def unbalanced_force(here: Configuration) -> float:
+    """The largest component of the mean force on a particle, if moving all of them along it changes no force."""
+    if here.potential.is_pairwise:
+        return 0.0
+    force, resistance, typical = (float(found) for found in _mean_force(here))
+    rounding = RIGID_RESISTANCE * float(jnp.finfo(here.system.positions.dtype).eps) * typical
+    return force if resistance <= rounding else 0.0
 
 
 @compile_once
-def _mean_force(here: Configuration) -> Float[Array, ""]:
-    return jnp.max(jnp.abs(jnp.mean(here.gradient(), axis=0)))
+def _mean_force(here: Configuration) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Its largest component, and the change of force along it and along a random motion, for motions of one length."""
+    mean, x = jnp.mean(here.gradient(), axis=0), here.system.positions
+    hessian, size = here.hessian(), jnp.linalg.norm
+
+    def resistance(motion: Float[Array, "n d"]) -> Float[Array, ""]:
+        return size(hessian.product(motion)) / jnp.maximum(size(motion), jnp.finfo(x.dtype).tiny)
+
+    along, probe = jnp.broadcast_to(mean, x.shape), random_signs(x.shape, x.dtype)
+    return jnp.max(jnp.abs(mean)), resistance(along), resistance(probe)
 
 
 @compile_once

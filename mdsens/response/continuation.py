@@ -132,7 +132,7 @@ def follow(
     goal = jnp.asarray(to, start.dtype)
     if goal.shape != start.shape or not bool(jnp.all(jnp.isfinite(goal))):
         raise InvalidInput(f"the goal for {wrt} must be finite and of shape {list(start.shape)}, as its value is")
-    size = float(jnp.mean(system.diameters))
+    size = float(potential.length(system))
     return _Follower(wrt, start, goal - start, max(1, points), size, progress).run(equilibrium)
 
 

@@ -116,7 +116,7 @@ def _is_rounding(
     value = jnp.asarray(sensitivity.value)
     along = np.max(np.abs(np.asarray(direction_of(sensitivity.wrt, value, direction))))
     doubled = (float(jnp.max(jnp.abs(value))) or 1.0) / along
-    size, curvature = float(jnp.mean(equilibrium.system.diameters)), float(equilibrium.curvature)
+    size, curvature = float(equilibrium.configuration.length), float(equilibrium.curvature)
     away = float(equilibrium.max_force) * np.sqrt(displacements.size) / max(curvature, 1e-300)
     rounding = 1e4 * float(jnp.finfo(equilibrium.max_force.dtype).eps) * size
     return bool(np.max(np.abs(displacements)) * doubled <= rounding + min(away, 1e-3 * size))

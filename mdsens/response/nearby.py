@@ -61,7 +61,7 @@ def _by_newton(equilibrium: Equilibrium, potential: Potential, system: System) -
     It uses the pairs that are in contact or nearly so at the equilibrium, so that the linearization there and here are
     one compiled program. The relaxation that follows counts all pairs.
     """
-    size = float(np.mean(system.diameters))
+    size = float(potential.length(system))
     best, force = system, np.inf
     for _ in range(MOST_NEWTON_STEPS):
         here = Configuration(potential, system, equilibrium.neighbors)

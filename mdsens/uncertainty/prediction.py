@@ -281,7 +281,7 @@ def _predict(
             properties = _properties(equilibrium, linearization, there, energy, at_rest)
         x = there.system.positions
         motion, error = _longest(x - system.positions), _longest(step)
-        small = error <= LARGEST_RELATIVE_ERROR * motion + NEGLIGIBLE_MOTION * jnp.mean(system.diameters)
+        small = error <= LARGEST_RELATIVE_ERROR * motion + NEGLIGIBLE_MOTION * there.length
         change = jax.jvp(lambda x: there.at(x).gradient(), (x,), (probe,))[1]
         resists = (jnp.sum(probe * change) > 0.0) & jnp.all(jnp.isfinite(x))
         return Predicted(

@@ -120,3 +120,10 @@ def test_positions_of_ase_s_reader_are_ours(tmp_path):
     theirs = ase.io.read(tmp_path / "a.data", format="lammps-data")
     np.testing.assert_allclose(ours.box, theirs.cell.array)
     np.testing.assert_allclose(ours.positions, theirs.positions)
+
+
+def test_species_of_one_element_are_types_of_their_own(tmp_path):
+    x = np.arange(12.0).reshape(4, 3)
+    system = mdsens.System(x, 20.0, 1.0, np.array([0, 1, 0, 1]), numbers=np.full(4, 14))
+    mdsens.write(tmp_path / "a.data", system, format="lammps-data")
+    np.testing.assert_array_equal(mdsens.read(tmp_path / "a.data", diameters=1.0).species, [0, 1, 0, 1])

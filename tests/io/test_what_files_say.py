@@ -91,3 +91,13 @@ def test_diameters_that_replace_those_of_the_file_are_told(tmp_path):
     mdsens.write(tmp_path / "a.extxyz", mdsens.random_packing(8))
     with pytest.warns(UserWarning, match="has diameters of its own; those given replace them"):
         assert float(mdsens.read(tmp_path / "a.extxyz", diameters=2.0).diameters[0]) == 2.0
+
+
+def test_the_types_of_a_dump_are_no_elements(tmp_path):
+    text = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+    text += "ITEM: ATOMS id type {}x y z\n"
+    (tmp_path / "a.dump").write_text(text.format("") + "1 1 0 0 0\n2 3 1 1 1\n")
+    system = mdsens.read(tmp_path / "a.dump", diameters=1.0)
+    assert system.numbers is None and system.species.tolist() == [0, 1]
+    (tmp_path / "a.dump").write_text(text.format("element ") + "1 1 Si 0 0 0\n2 3 O 1 1 1\n")
+    assert mdsens.read(tmp_path / "a.dump", diameters=1.0).numbers.tolist() == [14, 8]

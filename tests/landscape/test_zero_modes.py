@@ -164,3 +164,21 @@ def test_a_trap_carries_its_particles_or_is_refused_however_weak(stiffness, solv
         carried = np.eye(2) if stiffness else np.zeros((2, 2))
         for derivative in (jax.jacfwd, jax.jacrev):
             np.testing.assert_allclose(derivative(positions)(center), np.stack([carried] * 3), atol=1e-7)
+
+
+def test_a_weak_trap_in_single_precision_is_no_symmetry():
+    start = mdsens.System(np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.8]], np.float32), None, np.float32(1.0))
+    for stiffness in (1e-4, 1e-5):
+        potential = Trapped(jnp.float32(stiffness), jnp.mean(start.positions, axis=0))
+        rest = mdsens.Relaxation(tolerance=1e-5)(potential, start)
+        assert bool(rest.linearization.modes.weakly_held)
+    free = Trapped(jnp.float32(0.0), jnp.zeros(2, jnp.float32))
+    assert int(mdsens.Relaxation(tolerance=1e-5)(free, start).linearization.evidence.translations) == 2
+
+
+@pytest.mark.parametrize("length", [1.0, 10.0])
+def test_a_long_cluster_turns_about_its_axis(length):
+    x = np.random.default_rng(0).uniform(size=(20, 3)) * [1.0, 1.0, length]
+    rest = mdsens.Relaxation()(Trapped(jnp.asarray(0.0), jnp.zeros(3)), mdsens.System(x))
+    modes = rest.linearization.modes
+    assert int(modes.translations) == int(modes.rotations) == 3 and not bool(modes.weakly_held)

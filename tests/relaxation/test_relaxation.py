@@ -214,3 +214,15 @@ def test_a_net_force_that_nothing_balances_is_seen_long_before_the_steps_are_use
     with pytest.raises(mdsens.NotConverged, match=r"a net force of 0\.1 on each particle .* 2000 steps on"):
         mdsens.Relaxation()(Windy(jnp.asarray(0.1)), triangle)
     assert bool(mdsens.Relaxation()(Windy(jnp.asarray(0.0)), triangle).minimum)
+
+
+def test_a_weak_trap_is_slow_and_balances():
+    x = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.8]])
+
+    class Trapped(Windy):
+        def energy(self, system, neighbors):
+            return super().energy(system, neighbors) + 0.5 * 3e-3 * jnp.sum((system.positions - 5.0) ** 2)
+
+    descent = mdsens.Relaxation(minimizer=mdsens.GradientDescent(), max_steps=5000)
+    with pytest.raises(mdsens.NotConverged, match="after 5000 steps of GradientDescent"):
+        descent(Trapped(jnp.asarray(0.0)), mdsens.System(x))

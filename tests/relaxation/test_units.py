@@ -78,6 +78,23 @@ def test_each_member_of_an_ensemble_has_its_own_tolerance():
     assert np.asarray(rest.minimum).all()
 
 
+def test_the_stiffness_measured_is_not_that_of_the_closest_pair():
+    """At a random start it would be 1e16, and every force would be small."""
+    from jax_md import energy
+
+    potential = JaxMD(energy.lennard_jones_pair, epsilon=1.0, sigma=1.0)
+    for seed in range(3):
+        start = mdsens.System(6.0 * np.random.default_rng(seed).uniform(size=(32, 2)), 6.0)
+        assert 50.0 < float(potential.prepared_for(start).stiffness(start)) < 3e4
+
+
+def test_under_vmap_over_positions_the_tolerance_may_be_a_number_already():
+    packing = mdsens.random_packing(16, packing_fraction=0.98)
+    many = jnp.stack([packing.positions, packing.positions + 0.01 * jnp.sin(jnp.arange(32.0)).reshape(16, 2)])
+    found = jax.vmap(lambda x: mdsens.Relaxation()(mdsens.SoftSphere(), packing.replace(positions=x)).max_force)(many)
+    assert np.asarray(found <= 1e-10).all()
+
+
 @pytest.mark.parametrize("epsilon", [1.0, 1e-9])
 def test_the_stiffness_of_an_energy_of_jax_md_is_measured(epsilon):
     """With a stiffness taken as 1 a well 1e-9 deep needs a million steps."""
