@@ -98,8 +98,7 @@ def properties(
     print(equilibrium.certificate)
     print()
     print(f"{'potential':<17} {potential!r}")
-    for name, value in values.items():
-        print(f"{name:<17} {value:<22.12g} {mdsens.properties.REGISTRY[name].unit}".rstrip())
+    print(values)
 
 
 @with_options

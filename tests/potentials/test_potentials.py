@@ -194,7 +194,7 @@ def test_mistakes_in_a_user_defined_potential_are_explained(broken, why):
 
 
 def test_a_cutoff_may_be_a_python_number():
-    potential = _broken(cutoff=lambda self, sigma: 1.5)
+    potential = _broken(cutoff=lambda self, sigma: 1.5, pair_energy=lambda self, r, sigma: (1.0 - r / 1.5) ** 2)
     rest = mdsens.Relaxation(tolerance=1e-6)(potential, mdsens.random_packing(16, packing_fraction=0.95))
     assert rest.converged
 
