@@ -80,9 +80,9 @@ class Problem:
         assert comparison is not None
         parts = []
         for target, data, equilibrium in zip(self.targets, self.data, comparison.equilibria, strict=True):
-            point = self.potential, equilibrium, _linearization_of(equilibrium)
+            point = _Point(data, self.parameters, self.potential, equilibrium, _linearization_of(equilibrium))
             with explain_missing_factors():
-                slopes = jax.block_until_ready(_jacobian(data, self.parameters, as_array(vector), *point))
+                slopes = jax.block_until_ready(_jacobian(point, as_array(vector)))
             parts += [np.asarray(slopes[kind]) / target.scale(kind) for kind in target.kinds]
         return np.concatenate(parts)
 
@@ -96,9 +96,9 @@ class Problem:
             cotangents[number][kind] = as_array(part / self.targets[number].scale(kind))
         slope = np.zeros(vector.shape)
         for data, equilibrium, cotangent in zip(self.data, comparison.equilibria, cotangents, strict=True):
-            point = self.potential, equilibrium, _linearization_of(equilibrium)
+            point = _Point(data, self.parameters, self.potential, equilibrium, _linearization_of(equilibrium))
             with explain_missing_factors():
-                slope += np.asarray(_gradient(data, self.parameters, as_array(vector), *point, cotangent))
+                slope += np.asarray(_gradient(point, as_array(vector), cotangent))
         return slope
 
     def split(self, differences: Float[np.ndarray, " m"]) -> tuple[dict[str, np.ndarray], ...]:
@@ -161,43 +161,28 @@ def _factors_of_particles(linearization: Linearization) -> Float[np.ndarray, " n
 _differences = compile_once(differences)
 
 
-@eqx.filter_jit
-def _jacobian(
-    data: Data,
-    parameters: ParameterVector,
-    vector: Float[Array, " k"],
-    potential: Potential,
-    equilibrium: Equilibrium | None,
-    linearization: Linearization | None,
-) -> dict[str, Any]:
-    return jax.jacfwd(lambda v: _as_function(data, parameters, v, potential, equilibrium, linearization))(vector)
+class _Point(eqx.Module):
+    """A target at its equilibrium, where the differences are a function of the parameters."""
+
+    data: Data
+    parameters: ParameterVector
+    potential: Potential
+    equilibrium: Equilibrium | None
+    linearization: Linearization | None
+
+    def differences(self, vector: Float[Array, " k"]) -> dict[str, Array]:
+        other, system = self.parameters.apply(vector, self.potential, self.data.system)
+        moved = None
+        if self.equilibrium is not None:
+            moved = as_function(self.equilibrium, self.parameters, vector, self.linearization)
+        return differences(self.data, other, system, moved, self.linearization)
 
 
 @eqx.filter_jit
-def _gradient(
-    data: Data,
-    parameters: ParameterVector,
-    vector: Float[Array, " k"],
-    potential: Potential,
-    equilibrium: Equilibrium | None,
-    linearization: Linearization | None,
-    cotangents: dict[str, Array],
-) -> Float[Array, " k"]:
-    def found(vector: Float[Array, " k"]) -> dict[str, Array]:
-        return _as_function(data, parameters, vector, potential, equilibrium, linearization)
-
-    return jax.vjp(found, vector)[1](cotangents)[0]
+def _jacobian(point: _Point, vector: Float[Array, " k"]) -> dict[str, Any]:
+    return jax.jacfwd(point.differences)(vector)
 
 
-def _as_function(
-    data: Data,
-    parameters: ParameterVector,
-    vector: Float[Array, " k"],
-    potential: Potential,
-    equilibrium: Equilibrium | None,
-    linearization: Linearization | None,
-) -> dict[str, Array]:
-    """The differences as a function of the parameters, to be differentiated."""
-    other, system = parameters.apply(vector, potential, data.system)
-    moved = None if equilibrium is None else as_function(equilibrium, parameters, vector, linearization)
-    return differences(data, other, system, moved, linearization)
+@eqx.filter_jit
+def _gradient(point: _Point, vector: Float[Array, " k"], cotangents: dict[str, Array]) -> Float[Array, " k"]:
+    return jax.vjp(point.differences, vector)[1](cotangents)[0]

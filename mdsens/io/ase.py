@@ -200,15 +200,12 @@ def _diameters(atoms: Atoms, given: Diameters | None, species: np.ndarray) -> np
         if sizes.size == len(species):
             return sizes
         raise InvalidInput(f"{sizes.size} diameters were given for {kinds} species and {len(species)} particles")
-    for name in filter(lambda name: _has_numbers(atoms, name), DIAMETERS_IN_COLUMN):
+    if name := column_of_sizes(atoms):
         return DIAMETERS_IN_COLUMN[name] * np.asarray(atoms.arrays[name], dtype=float)
     raise InvalidInput("it holds no diameters; give one per species (read(..., diameters=...), --diameters 1.0,0.6)")
 
 
-def has_diameters(atoms: Atoms) -> bool:
-    """Whether atoms have diameters of their own."""
-    return any(_has_numbers(atoms, name) for name in DIAMETERS_IN_COLUMN)
-
-
-def _has_numbers(atoms: Atoms, name: str) -> bool:
-    return name in atoms.arrays and np.issubdtype(atoms.arrays[name].dtype, np.number)
+def column_of_sizes(atoms: Atoms) -> str | None:
+    """The name of the column that holds the sizes of the particles; None if there is none."""
+    numeric = [name for name, column in atoms.arrays.items() if np.issubdtype(column.dtype, np.number)]
+    return next((name for name in DIAMETERS_IN_COLUMN if name in numeric), None)

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InvalidInput
 from ..runtime.files import replacing
 from ..system import System
-from .ase import Diameters, ase_format, from_ase, has_diameters, name_by_ending
+from .ase import Diameters, ase_format, column_of_sizes, from_ase, name_by_ending
 from .extended_xyz import EXTENDED_XYZ, XYZ
 from .format import Format
 from .lammps_data import LAMMPS_DATA
@@ -89,7 +89,7 @@ def read(
         raise InvalidInput(f"{path} cannot be read: {reason}") from error
     try:
         system = from_ase(atoms, diameters, dim)
-        if diameters is not None and has_diameters(atoms):
+        if diameters is not None and column_of_sizes(atoms):
             warnings.warn(f"{path} has diameters of its own; those given replace them", stacklevel=2)
         return system
     except InvalidInput as error:

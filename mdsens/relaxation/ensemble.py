@@ -19,7 +19,7 @@ from ..landscape.contacts import nearly_in_contact
 from ..landscape.curvature import Curvature, lowest_curvature
 from ..minimizers import FIRE
 from ..neighbors import Neighbors, PairFinder, allocate, automatic
-from ..neighbors.allocation import fitting, only_chosen, survey
+from ..neighbors.allocation import Survey, fitting, only_chosen
 from ..potentials import Potential
 from ..runtime.batching import select
 from ..runtime.compiled import release_when_full
@@ -80,20 +80,26 @@ def relax_ensemble(
     if not is_concrete(here):
         raise InvalidInput("an ensemble is driven by the host: under jit or vmap, use jax.vmap(relax)")
     with outside_trace():
-        here = _with_tolerances(relax, here)
-        outcomes = _Ensemble(relax, here, at_once, list(devices or jax.devices()[:1])).to_minima()
+        surveys = _surveys(relax, here)
+        here = _with_tolerances(relax, here, surveys)
+        outcomes = _Ensemble(relax, here, surveys, at_once, list(devices or jax.devices()[:1])).to_minima()
     # only what decides how equilibria are differentiated may choose the program
     rules = dataclasses.replace(relax, minimizer=FIRE(), newton=None, neighbors=None, progress=None, tolerance=None)
     members = dataclasses.replace(members, tolerance=here.tolerance)
     return _equilibria(rules, members, outcomes)
 
 
-def _with_tolerances(relax: Relaxation, members: _Members) -> _Members:
-    """With the tolerance of each member; **raises** `InvalidInput` for one that cannot be relaxed."""
+def _surveys(relax: Relaxation, members: _Members) -> list[Survey]:
+    """Of each member; **raises** `InvalidInput` for one that cannot be relaxed."""
     release_when_full()
     for k in range(members.size):
         members.potential_of(k).check()
-    each = [relax.measured_for(members.potential_of(k), members.system_of(k)) for k in range(members.size)]
+    return [validation.surveyed(*members.member(k), relax.skin) for k in range(members.size)]
+
+
+def _with_tolerances(relax: Relaxation, members: _Members, surveys: list[Survey]) -> _Members:
+    """With the tolerance of each member."""
+    each = [relax.measured_for(*members.member(k), surveyed) for k, surveyed in enumerate(surveys)]
     tolerances = np.array([relax.force_limit for relax in each], members.tolerance.dtype)
     return dataclasses.replace(members, tolerance=as_array(tolerances))
 
@@ -122,6 +128,9 @@ class _Members(eqx.Module):
 
     def system_of(self, k: Any) -> System:
         return jax.tree.map(lambda leaf: leaf[k], self.system)
+
+    def member(self, k: int) -> tuple[Potential, System]:
+        return self.potential_of(k), self.system_of(k)
 
     def at(self, positions: Float[Array, "m n d"]) -> _Members:
         return eqx.tree_at(lambda members: members.system.positions, self, positions)
@@ -153,13 +162,14 @@ class _Ensemble:
 
     relax: Relaxation
     members: _Members
+    surveys: list[Survey]
     at_once: int | None
     devices: list[Any]
 
     def to_minima(self) -> Outcome:
         """Down to rest, as often as there are saddles to leave."""
         relax, members = self.relax, self.members
-        self.finder = _finder_for(relax, members)
+        self.finder = _finder_for(relax, members, self.surveys)
         escapes, steps = (as_array(np.zeros(members.size, np.int32)) for _ in range(2))
         while True:
             found = self._to_rest(steps)
@@ -197,17 +207,12 @@ class _Ensemble:
         return eqx.tree_at(lambda outcome: outcome.neighbors, outcome, neighbors)
 
 
-def _finder_for(relax: Relaxation, members: _Members) -> PairFinder:
+def _finder_for(relax: Relaxation, members: _Members, surveys: list[Survey]) -> PairFinder:
     """A finder that suits every member; one that is enlarged later if it must."""
     k, finder = _densest(members.system), relax.neighbors
-    potential, system = members.potential_of(k), members.system_of(k)
-    finder = finder or automatic(potential, system, members=members.size)
-    skin = getattr(finder, "skin", as_array(0.25, float))
-    for k in range(members.size):
-        potential, system = members.potential_of(k), members.system_of(k)
-        surveyed = survey(potential, system, skin, as_array(1.0, float))
-        validation.check_surveyed(potential, system, surveyed)
-        finder = fitting(finder, potential, system, surveyed)
+    finder = finder or automatic(*members.member(k), members=members.size)
+    for k, surveyed in enumerate(surveys):
+        finder = fitting(finder, *members.member(k), surveyed)
     return _enlarged(finder, members)
 
 

@@ -25,7 +25,7 @@ from ..landscape.curvature import Curvature, lowest_curvature
 from ..linearization import Linearization, linearize
 from ..minimizers import FIRE, Minimizer, Newton
 from ..neighbors import AllPairs, NeighborList, Neighbors, allocate, automatic
-from ..neighbors.allocation import MOST_ENLARGEMENTS, Survey, fitting, only_chosen, overflows, survey
+from ..neighbors.allocation import MOST_ENLARGEMENTS, Survey, fitting, only_chosen, overflows
 from ..neighbors.cells import sort_into_cells
 from ..neighbors.lists import COMPARE_ALL_UP_TO
 from ..potentials import Potential
@@ -133,16 +133,16 @@ class Relaxation:
         potential = potential.prepared_for(system)
         potential.check()
         start = jax.lax.stop_gradient((potential, system))
-        if self.pressure is not None:
-            with outside_trace(is_concrete(start)):
-                relax = self.measured_for(*start)
-            return relax._at_pressure(potential, system, *start)
         concrete = is_concrete(start)
         with outside_trace(concrete):
-            relax = self.measured_for(*start)
-            if not concrete:
-                return relax.equilibrium(potential, system, relax._run_in_jit(*start))
-            outcome, linearization = relax._run_on_host(*start)
+            surveyed = validation.surveyed(*start, self.skin) if concrete else None
+            relax = self.measured_for(*start, surveyed)
+        if relax.pressure is not None:
+            return relax._at_pressure(potential, system, *start)
+        if surveyed is None:
+            return relax.equilibrium(potential, system, relax._run_in_jit(*start))
+        with outside_trace():
+            outcome, linearization = relax._run_on_host(*start, surveyed)
         return relax.equilibrium(potential, system, outcome, linearization=linearization, refused=True)
 
     @property
@@ -151,29 +151,26 @@ class Relaxation:
         assert self.tolerance is not None
         return self.tolerance
 
-    def measured_for(self, potential: Potential, system: System) -> Relaxation:
+    @property
+    def skin(self) -> Float[Array, ""]:
+        """That of the neighbor list, where there will be one."""
+        return self.neighbors.skin if isinstance(self.neighbors, NeighborList) else NeighborList().skin
+
+    def measured_for(self, potential: Potential, system: System, surveyed: Survey | None) -> Relaxation:
         """The same with a tolerance that is a number: the one given, or that for this potential and system.
 
-        **Raises** `InvalidInput`, on the host, for what cannot be relaxed, and for a tolerance that is too large.
-        """
-        if not is_concrete((potential, system)):
-            if self.tolerance is not None:
-                return self
-            return dataclasses.replace(self, tolerance=small_force(self.relative_tolerance, potential, system))
-        validation.check_numbers(potential, system)
-        surveyed = self._surveyed(potential, system)
-        validation.check_surveyed(potential, system, surveyed)
-        scale = float(surveyed.force_scale)
-        if self.tolerance is None:
-            return dataclasses.replace(
-                self, tolerance=float(f"1e{math.floor(math.log10(self.relative_tolerance * scale) + ON_THE_EDGE)}")
-            )
-        validation.check_tolerance(potential, self.tolerance, scale)
-        return self
+        **Arguments:**
 
-    def _surveyed(self, potential: Potential, system: System) -> Survey:
-        skin = self.neighbors.skin if isinstance(self.neighbors, NeighborList) else NeighborList().skin
-        return survey(potential, system, skin, as_array(1.0, float))
+        - `surveyed`: the survey of a concrete system; None under `jit`.
+
+        **Raises** `InvalidInput`, on the host, for a tolerance that is too large.
+        """
+        scale = potential.force_scale(system) if surveyed is None else float(surveyed.force_scale)
+        if self.tolerance is None:
+            return dataclasses.replace(self, tolerance=small_force(self.relative_tolerance, scale))
+        if surveyed is not None:
+            validation.check_tolerance(potential, self.tolerance, scale)
+        return self
 
     def allocated_for(self, potential: Potential, system: System) -> Relaxation:
         """The same with a neighbor list that has room for a system like this one, to be used under `jit`.
@@ -326,11 +323,12 @@ class Relaxation:
             return Status.NOT_A_MINIMUM.raised(met=met, curvature=float(outcome.curvature.lowest))
         return None
 
-    def _run_on_host(self, potential: Potential, system: System) -> tuple[Outcome, Linearization]:
+    def _run_on_host(
+        self, potential: Potential, system: System, surveyed: Survey | None = None
+    ) -> tuple[Outcome, Linearization]:
         """The host drives: lists are enlarged if they must, progress is reported, failures are raised."""
         release_when_full()
-        validation.check_numbers(potential, system)
-        surveyed = self._surveyed(potential, system)
+        surveyed = surveyed or validation.surveyed(potential, system, self.skin)
         finder = fitting(self.neighbors or automatic(potential, system, surveyed), potential, system, surveyed)
         method = Method(self.minimizer, self.newton, finder)
         with reporting("relaxing", self.progress, Falling(self.force_limit)) as report:
@@ -347,9 +345,11 @@ class Relaxation:
         return _descend_in_jit(method, potential, system, limits, MOST_ESCAPES if self.escape else 0)
 
 
-def small_force(relative: float, potential: Potential, system: System) -> Float[Array, ""]:
-    """So large a part of the potential's force scale, rounded down to a power of ten."""
-    return 10.0 ** jnp.floor(jnp.log10(relative * potential.force_scale(system)) + ON_THE_EDGE)
+def small_force(relative: float, force_scale: Any) -> Any:
+    """So large a part of a force scale, rounded down to a power of ten."""
+    if isinstance(force_scale, float):
+        return float(f"1e{math.floor(math.log10(relative * force_scale) + ON_THE_EDGE)}")
+    return 10.0 ** jnp.floor(jnp.log10(relative * force_scale) + ON_THE_EDGE)
 
 
 def limits_of(tolerance: float, most_steps: int, system: System) -> Limits:

@@ -17,7 +17,6 @@ from ..landscape.configuration import Configuration
 from ..landscape.curvature import lowest_curvature
 from ..minimizers import FIRE, Minimizer, position_of
 from ..neighbors import AllPairs, Neighbors, PairFinder, allocate, automatic
-from ..neighbors.allocation import survey
 from ..potentials import Potential
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
@@ -56,9 +55,7 @@ class Unrolled:
         finder = self.neighbors or automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))
         if is_concrete(start):
-            validation.check_numbers(*start)
-            skin = getattr(finder, "skin", as_array(0.25, float))
-            validation.check_surveyed(*start, survey(*start, skin, as_array(1.0, float)))
+            validation.surveyed(*start, getattr(finder, "skin", as_array(0.25, float)))
             list_ = allocate(finder, *start)
             finder = list_.finder.enlarged(list_)
         positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
@@ -66,7 +63,7 @@ class Unrolled:
         relaxed = system.replace(positions=positions)
         energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
         max_force = jnp.max(jnp.abs(slope))
-        given = small_force(1e-10, *start) if self.tolerance is None else self.tolerance
+        given = small_force(1e-10, potential.force_scale(system)) if self.tolerance is None else self.tolerance
         tolerance = jnp.asarray(given, positions.dtype)
         converged = (max_force <= tolerance) & jnp.isfinite(energy) & ~overflow
         here = Configuration(potential, relaxed, list_)

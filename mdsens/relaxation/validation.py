@@ -17,10 +17,11 @@ from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
-from ..neighbors.allocation import Survey
+from ..neighbors.allocation import Survey, survey
 from ..potentials import Potential
 from ..runtime.compiled import compile_once
 from ..runtime.noise import random_signs
+from ..runtime.tracing import as_array
 from ..system import System, name_particles
 
 LARGEST_TOLERANCE = 1e-2
@@ -43,7 +44,7 @@ def _is_positive(value: Any) -> bool:
     return number and math.isfinite(value) and bool(value > 0)
 
 
-def check_tolerance(potential: Potential, tolerance: Any, force_scale: float) -> None:
+def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
     if type(potential).stiffness is not Potential.stiffness and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
@@ -106,6 +107,14 @@ def check_numbers(potential: Potential, system: System) -> None:
     for leaf in jax.tree.leaves(potential):
         if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
+
+
+def surveyed(potential: Potential, system: System, skin: Float[Array, ""]) -> Survey:
+    """The survey of a concrete system; **raises** `InvalidInput` for one that cannot be relaxed."""
+    check_numbers(potential, system)
+    found = survey(potential, system, skin, as_array(1.0, float))
+    check_surveyed(potential, system, found)
+    return found
 
 
 def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> None:

@@ -18,7 +18,7 @@ from ...errors import InvalidInput, MdsensError, Status
 from ...io import read
 from ...linearization import Linearization, facts_of, status_on_host
 from ...neighbors import AllPairs, NeighborList, PairFinder, automatic
-from ...neighbors.allocation import fitting, survey
+from ...neighbors.allocation import fitting
 from ...parameters.names import with_parameter
 from ...potentials import Potential
 from ...preparation.packings import random_packing
@@ -29,7 +29,6 @@ from ...relaxation.ensemble import relax_ensemble
 from ...relaxation.equilibrium import Equilibrium
 from ...relaxation.relaxation import Relaxation
 from ...response.sensitivity import Sensitivity, assemble_sensitivity, sensitivity, sensitivity_columns
-from ...runtime.tracing import as_array
 from ...system import System
 from ..sections import Study, pair_potentials
 from ..tasks import LARGEST_IN_ENSEMBLE, Batch, Task, digest_of, tasks_of
@@ -96,9 +95,7 @@ def _check(potential: Potential, system: System) -> bool:
     """
     potential = potential.prepared_for(system)
     potential.check()
-    validation.check_numbers(potential, system)
-    surveyed = survey(potential, system, NeighborList().skin, as_array(1.0, float))
-    validation.check_surveyed(potential, system, surveyed)
+    surveyed = validation.surveyed(potential, system, NeighborList().skin)
     return fitting(AllPairs(), potential, system, surveyed) != AllPairs()
 
 
