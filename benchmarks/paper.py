@@ -20,10 +20,10 @@ from jax_md.minimize import fire_descent
 
 import mdsens
 from mdsens import linear_solvers
-from mdsens.implicit import AtRest, LinearizationCache, Rule, positions_at_rest
 from mdsens.landscape.configuration import Configuration
 from mdsens.minimizers import position_of
 from mdsens.relaxation.descent import stepper
+from mdsens.relaxation.rule import AtRest, LinearizationCache, Rule, positions_at_rest
 
 FIRE = mdsens.JaxMDMinimizer(fire_descent)  # with its own settings
 THETA = 0.6

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput, Status
 from ..geometry import symmetric_strains
-from ..implicit import Rule
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization
 from ..relaxation.cell import strain_stiffness
 from ..relaxation.equilibrium import Equilibrium
+from ..relaxation.rule import Rule
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import is_concrete
 from .state import pressure, stress

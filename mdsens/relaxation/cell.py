@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 
 from ..errors import Status
 from ..geometry import symmetric_strains
-from ..implicit import AtRest, Rule, energy_at_rest, linearization_of, positions_at_rest
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization
 from ..potentials import Potential
 from ..system import System
+from .rule import AtRest, Rule, energy_at_rest, linearization_of, positions_at_rest
 
 
 def relaxed_system(at_rest: AtRest) -> System:

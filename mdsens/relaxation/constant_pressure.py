@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..implicit import Rule
 from ..linearization import Linearization
 from ..potentials import Potential
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cell import enthalpy_slope, enthalpy_stiffness, of_volume
+from .rule import Rule
 
 MOST_ROUNDS = 500
 """Relaxations in a fixed cell before the search is given up."""

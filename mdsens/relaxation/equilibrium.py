@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput, Status
-from ..implicit import AtRest, LinearizationCache, Rule, linearization_of
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization
 from ..neighbors import Neighbors, PairFinder, allocate
@@ -20,6 +19,7 @@ from ..runtime.tracing import is_concrete, outside_trace
 from ..system import System
 from .cell import relaxed_energy, relaxed_system
 from .certificate import Certificate, certify
+from .rule import AtRest, LinearizationCache, Rule, linearization_of
 
 
 @jax.tree_util.register_pytree_with_keys_class

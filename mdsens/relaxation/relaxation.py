@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from .. import linear_solvers
 from ..errors import MdsensError, Status
 from ..geometry import reciprocal
-from ..implicit import AtRest, LinearizationCache, Rule
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import nearly_in_contact
 from ..landscape.curvature import Curvature, lowest_curvature
@@ -37,6 +36,7 @@ from . import validation
 from .constant_pressure import Cell, find_cell
 from .descent import Descent, Limits, Method, advance_to, begin, pushed_off
 from .equilibrium import Equilibrium
+from .rule import AtRest, LinearizationCache, Rule
 
 STEPS_BETWEEN_CHECKS = 1000
 """Outside `jit` the host checks at least this often, and more often for large systems, whose steps take longer."""

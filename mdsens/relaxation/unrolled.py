@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from .. import linear_solvers
 from ..geometry import reciprocal
-from ..implicit import Rule
 from ..landscape.configuration import Configuration
 from ..landscape.curvature import lowest_curvature
 from ..minimizers import FIRE, Minimizer, position_of
@@ -24,6 +23,7 @@ from . import validation
 from .descent import stepper
 from .equilibrium import Equilibrium
 from .relaxation import small_force
+from .rule import Rule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,13 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput, NotDifferentiable, Status
 from ..geometry import PairList
-from ..implicit import affine_motion, response
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization
 from ..parameters import check_name, parameter_value, with_parameter
 from ..potentials import Potential
 from ..relaxation.cell import relaxed_system
 from ..relaxation.equilibrium import Equilibrium
+from ..relaxation.rule import affine_motion, response
 from ..runtime.compiled import compile_once
 from ..runtime.progress import with_progress
 from ..runtime.tracing import as_array

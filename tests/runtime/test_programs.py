@@ -81,7 +81,7 @@ def test_the_command_sensitivity_linearizes_once(tmp_path, monkeypatch):
         positions.append(tuple(configuration.system.positions[0].tolist()))
         return linearize(configuration, *args)
 
-    for module in ("implicit", "relaxation.relaxation", "response.nearby"):
+    for module in ("relaxation.rule", "relaxation.relaxation", "response.nearby"):
         monkeypatch.setattr(f"mdsens.{module}.linearize", counted)
     command = ["sensitivity", str(tmp_path / "in.extxyz"), "--wrt", "species-diameter:1", "-o", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["mdsens", *command])

@@ -25,13 +25,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .errors import Status
-from .geometry import PairList, reciprocal, symmetric_strains
-from .landscape.configuration import Configuration
-from .linearization import Linearization, linearize
-from .potentials import Potential
-from .runtime.tracing import is_concrete, outside_trace
-from .system import System
+from ..errors import Status
+from ..geometry import PairList, reciprocal, symmetric_strains
+from ..landscape.configuration import Configuration
+from ..linearization import Linearization, linearize
+from ..potentials import Potential
+from ..runtime.tracing import is_concrete, outside_trace
+from ..system import System
 
 Change = tuple[Any, Any]
 """A tangent of (system, potential)."""
