@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -27,11 +28,14 @@ from .runtime.tracing import is_concrete
 
 
 class Evidence(eqx.Module):
-    """Numbers of zero modes and contacts; `noise` and `rounding`, by which curvatures are off, energy per length²."""
+    """Numbers of zero modes, fixed degrees of freedom and contacts; `noise` and `rounding`, by which curvatures are
+    off, energy per length².
+    """
 
     translations: Int[Array, ""]
     rotations: Int[Array, ""]
     zero_modes: Int[Array, ""]
+    fixed: Int[Array, ""]
     contact_number: Float[Array, ""]
     noise: Float[Array, ""]
     rounding: Float[Array, ""]
@@ -161,8 +165,8 @@ def linearize(
     if curvature_bound is None:
         noise = evidence.noise + evidence.rounding
         if isinstance(solver, PseudoInverse):
-            shape = configuration.system.positions.shape
-            curvature = curvature_from_eigenvectors(factors[0], factors[1], evidence.zero_modes, noise, shape)
+            without_curvature, shape = evidence.zero_modes + evidence.fixed, configuration.system.positions.shape
+            curvature = curvature_from_eigenvectors(factors[0], factors[1], without_curvature, noise, shape)
         else:
             curvature = lanczos(hessian, modes, noise)
     else:
@@ -171,14 +175,14 @@ def linearize(
     contacts = with_indeterminate(contacts, here, curvature.lowest)
     if not configuration.potential.is_pairwise:
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
-        modes = ZeroModes(contacts.rattlers, modes.cluster, rigid, modes.weakly_held)
+        modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)
     return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)
 
 
 def _evidence(configuration: Configuration, contacts: ContactAnalysis, modes: ZeroModes) -> Evidence:
     max_force, size = jnp.max(jnp.abs(configuration.gradient())), configuration.length
     noise, rounding = curvature_uncertainty(max_force, size, configuration.stiffness)
-    counts = modes.translations, modes.rotations, modes.count, contacts.contact_number
+    counts = modes.translations, modes.rotations, modes.count, modes.fixed, contacts.contact_number
     return Evidence(*counts, noise, rounding)
 
 
@@ -189,7 +193,7 @@ def status_on_host(linearization: Linearization, one_sided: bool = False) -> Sta
         return Status.WEAKLY_HELD
     if np.asarray(contacts.unresolved).any():
         return Status.UNRESOLVED
-    if np.asarray(contacts.rattlers).all():
+    if not np.asarray(contacts.constrained).any():
         return Status.NOT_RIGID
     if not one_sided and np.asarray(contacts.indeterminate).any():
         return Status.INDETERMINATE
@@ -206,4 +210,5 @@ def facts_of(linearization: Linearization) -> dict[str, str]:
     if len(pairs):
         i, j = (int(np.asarray(end)[pairs[0]]) for end in (neighbors.i, neighbors.j))
         touching = f"particles {i} and {j}" + (f" and {len(pairs) - 1} other pairs" if len(pairs) > 1 else "")
-    return {"particles": particles, "pairs": touching, "state": f" ({n} rattlers of {n})"}
+    rattlers = int(np.sum(np.asarray(contacts.rattlers)))
+    return {"particles": particles, "pairs": touching, "state": f" ({rattlers} of {n} are rattlers)"}

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .errors import InvalidInput
 from .geometry import reciprocal
@@ -45,6 +45,8 @@ class System(eqx.Module):
     - `diameters` ([n] or one number, length).
     - `species` (int [n] or one number), counted from 0.
     - `numbers` (int [n]): atomic numbers, for files and pictures; None for particles that are no atoms.
+    - `fixed` (bool [n], or [n, d] by component): the degrees of freedom that do not relax, and whose positions are
+      parameters; None where all do.
 
     **Raises:**
 
@@ -56,6 +58,7 @@ class System(eqx.Module):
     diameters: Float[Array, " n"]
     species: Int[Array, " n"]
     numbers: Int[Array, " n"] | None
+    fixed: Bool[Array, "n *d"] | None
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class System(eqx.Module):
         diameters: ArrayLike = 1.0,
         species: ArrayLike = 0,
         numbers: ArrayLike | None = None,
+        fixed: ArrayLike | None = None,
     ) -> None:
         x = _numbers("positions", positions)
         if x.ndim != 2 or x.shape[1] not in (2, 3) or x.shape[0] == 0:
@@ -77,6 +81,7 @@ class System(eqx.Module):
         self.diameters = _per_particle("diameters", lengths.astype(dtype), n)
         self.species = _integers("species", species, n)
         self.numbers = None if numbers is None else _integers("numbers", numbers, n)
+        self.fixed = None if fixed is None else _flags("fixed", fixed, (n, d))
 
     def replace(self, **changes: Any) -> System:
         """A copy with some fields changed. A new box alone does not move the particles: see `deform`.
@@ -105,13 +110,9 @@ class System(eqx.Module):
     @eqx.filter_jit
     def in_order(self, order: Int[Array, " n"]) -> System:
         """The same particles, the one called order[k] in place k."""
-        numbers = None if self.numbers is None else self.numbers[order]
-        return self.replace(
-            positions=self.positions[order],
-            diameters=self.diameters[order],
-            species=self.species[order],
-            numbers=numbers,
-        )
+        per_particle = ("positions", "diameters", "species", "numbers", "fixed")
+        values = {name: getattr(self, name) for name in per_particle}
+        return self.replace(**{name: None if value is None else value[order] for name, value in values.items()})
 
     def deform(self, box: Float[Array, "d d"]) -> System:
         """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""
@@ -139,6 +140,7 @@ class System(eqx.Module):
             jnp.tile(self.diameters, len(shifts)),
             jnp.tile(self.species, len(shifts)),
             None if self.numbers is None else jnp.tile(self.numbers, len(shifts)),
+            None if self.fixed is None else jnp.concatenate([self.fixed] * len(shifts)),
         )
 
     @property
@@ -152,6 +154,21 @@ class System(eqx.Module):
     @property
     def periodic(self) -> bool:
         return self.box is not None
+
+    @property
+    def movable(self) -> Bool[Array, "n d"] | None:
+        """The degrees of freedom that relax; None where all do."""
+        if self.fixed is None:
+            return None
+        return ~jnp.broadcast_to(self.fixed.reshape(self.n, -1), self.positions.shape)
+
+    def relaxing(self, u: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Forces or displacements, zero where degrees of freedom are fixed."""
+        return u if self.movable is None else jnp.where(self.movable, u, 0.0)
+
+    def with_relaxed(self, positions: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Other positions, with fixed degrees of freedom as they are here."""
+        return positions if self.movable is None else jnp.where(self.movable, positions, self.positions)
 
     @property
     def volume(self) -> Float[Array, ""]:
@@ -196,6 +213,16 @@ def _integers(name: str, value: ArrayLike, n: int) -> Array:
     if not jnp.issubdtype(values.dtype, jnp.integer):
         raise InvalidInput(f"{name} must be integers, not {values.dtype}")
     return _per_particle(name, values, n)
+
+
+def _flags(name: str, value: ArrayLike, shape: tuple[int, int]) -> Array:
+    flags = as_array(value)
+    if flags.dtype != bool or flags.shape not in (shape[:1], shape):
+        raise InvalidInput(
+            f"{name} must be True or False for each particle, [{shape[0]}], or for each component, {list(shape)}, not "
+            f"{flags.dtype} {list(flags.shape)}"
+        )
+    return flags
 
 
 def _cell(box: Array, d: int) -> Array:

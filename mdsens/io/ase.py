@@ -34,17 +34,12 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
     **Raises:**
 
     - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, if
-      there are constraints, or if a two-dimensional system was asked for and the particles have different z.
+      there are constraints other than fixed atoms and components, or if a two-dimensional system was asked for and the
+      particles have different z.
     """
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
         raise InvalidInput("there are no particles in it")
-    if atoms.constraints:
-        kinds = ", ".join(sorted({type(each).__name__ for each in atoms.constraints}))
-        raise InvalidInput(
-            f"it has constraints ({kinds}), which mdsens does not offer and will not drop; remove them "
-            "(atoms.set_constraint()) if all particles are to move"
-        )
     if dim is None:
         dim = int(atoms.info.get("dim", 2 if _is_flat(atoms) else 3))
     if dim not in (2, 3):
@@ -61,7 +56,53 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
     if cell is not None and abs(np.linalg.det(cell)) == 0.0:
         raise InvalidInput("it is periodic but has no cell")
     sizes = _diameters(atoms, diameters, species)
-    return System(positions[:, :dim], cell, sizes, species.astype(np.int32), numbers=_elements(atoms))
+    fixed = fixed_by(atoms, dim)
+    return System(positions[:, :dim], cell, sizes, species.astype(np.int32), numbers=_elements(atoms), fixed=fixed)
+
+
+def fixed_by(atoms: Atoms, dim: int) -> np.ndarray | None:
+    """Which particles, or components, the constraints of atoms fix: bool [n] or [n, d]; None if there are none.
+
+    **Raises** `InvalidInput` for constraints of any other kind.
+    """
+    from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+    fixed, others, cell = np.zeros((len(atoms), 3), bool), [], np.asarray(atoms.cell)
+    along_axes = not (cell - np.diag(np.diag(cell))).any()
+    for each in atoms.constraints:
+        if isinstance(each, FixAtoms):
+            fixed[each.index] = True
+        elif isinstance(each, FixCartesian) or (
+            isinstance(each, FixScaled) and (along_axes or np.all(each.mask) or not np.any(each.mask))
+        ):
+            fixed[each.index] |= np.asarray(each.mask, bool)
+        else:
+            others.append(type(each).__name__)
+    if others:
+        raise InvalidInput(
+            f"it has constraints ({', '.join(sorted(set(others)))}), which mdsens does not offer and will not drop: "
+            "only atoms and their Cartesian components can be fixed; remove them (atoms.set_constraint()) if all "
+            "particles are to move"
+        )
+    fixed = fixed[:, :dim]
+    if not fixed.any():
+        return None
+    return fixed if (fixed.any(axis=1) != fixed.all(axis=1)).any() else fixed[:, 0]
+
+
+def constraints_of(system: System) -> list[Any]:
+    """The constraints of ASE that fix the same particles, or components."""
+    from ase.constraints import FixAtoms, FixCartesian
+
+    if system.fixed is None:
+        return []
+    fixed = np.asarray(system.fixed)
+    if fixed.ndim == 1:
+        return [FixAtoms(np.flatnonzero(fixed))]
+    masks = np.zeros((system.n, 3), bool)
+    masks[:, : system.dim] = fixed
+    kinds = [mask for mask in np.unique(masks, axis=0) if mask.any()]
+    return [FixCartesian(np.flatnonzero((masks == mask).all(axis=1)), mask) for mask in kinds]
 
 
 def _is_flat(atoms: Atoms) -> bool:
@@ -80,8 +121,9 @@ def to_ase(system: System) -> Atoms:
 
     **Returns:**
 
-    - Atoms with the arrays `diameters`, `radius` and `species_id`; without atomic numbers species k becomes element
-      k + 1. A two-dimensional system is placed at z = 0, in a cell as high as the largest diameter.
+    - Atoms with the arrays `diameters`, `radius` and `species_id`, and with `FixAtoms` or `FixCartesian` for what is
+      fixed; without atomic numbers species k becomes element k + 1. A two-dimensional system is placed at z = 0, in a
+      cell as high as the largest diameter.
     """
     from ase import Atoms
 
@@ -101,6 +143,7 @@ def to_ase(system: System) -> Atoms:
     atoms.set_array("diameters", diameters)
     atoms.set_array("radius", diameters / 2)
     atoms.info["dim"] = d
+    atoms.set_constraint(constraints_of(system))
     return atoms
 
 

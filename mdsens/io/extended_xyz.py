@@ -31,11 +31,13 @@ def read_xyz(path: Path, index: int) -> Atoms:
 
 
 def write_extended_xyz(path: Path, system: System) -> None:
-    """Write positions, cell, diameters, radii and species. ASE's own writer would round to 8 digits."""
+    """Write positions, cell, diameters, radii, species and what is fixed. ASE's own writer would round to 8 digits."""
     atoms = to_ase(system)
+    flags = [""] * system.n if system.fixed is None else _move_mask(system)
+    column = "" if system.fixed is None else f":move_mask:L:{len(flags[0].split())}"
     # without atomic numbers the symbols mean nothing, and are not read again
-    header = 'Properties=species:S:1:pos:R:3:species_id:I:1:diameters:R:1:radius:R:1 dim={} pbc="{}"'.format(
-        system.dim, " ".join("FT"[int(p)] for p in atoms.pbc)
+    header = 'Properties=species:S:1:pos:R:3:species_id:I:1:diameters:R:1:radius:R:1{} dim={} pbc="{}"'.format(
+        column, system.dim, " ".join("FT"[int(p)] for p in atoms.pbc)
     )
     if system.periodic:
         lattice = " ".join(repr(float(value)) for value in np.asarray(atoms.cell).ravel())
@@ -47,12 +49,21 @@ def write_extended_xyz(path: Path, system: System) -> None:
         atoms.arrays["species_id"],
         atoms.arrays["diameters"],
         atoms.arrays["radius"],
+        flags,
         strict=True,
     )
-    for symbol, position, kind, diameter, radius in columns:
+    for symbol, position, kind, diameter, radius, moves in columns:
         numbers = " ".join(repr(float(value)) for value in position)
-        rows.append(f"{symbol} {numbers} {int(kind)} {float(diameter)!r} {float(radius)!r}")
+        rows.append(f"{symbol} {numbers} {int(kind)} {float(diameter)!r} {float(radius)!r}{moves}")
     path.write_text("\n".join(rows) + "\n")
+
+
+def _move_mask(system: System) -> list[str]:
+    """For each particle whether it moves, or whether each of three components does, as columns of text."""
+    moves = ~np.asarray(system.fixed).reshape(system.n, -1)
+    if moves.shape[1] == 2:
+        moves = np.concatenate([moves, np.ones((system.n, 1), bool)], axis=1)
+    return ["".join(f" {'FT'[int(each)]}" for each in row) for row in moves]
 
 
 def _count_frames(path: Path) -> int:

@@ -26,6 +26,9 @@ REGISTRY: dict[str, Format] = {
 }
 """The formats that mdsens handles itself, by ASE's names. Every other format is left to ASE."""
 
+KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
+"""ASE's names of the formats that say which particles are fixed."""
+
 HEAD = 2000
 """Bytes at the beginning of a file by which its format is recognized."""
 
@@ -61,7 +64,8 @@ def read(
 
     **Returns:**
 
-    - The System, in the units of the file, with its atomic numbers. Species are numbered from 0: by the column
+    - The System, in the units of the file, with its atomic numbers, and with the atoms and components fixed that the
+      file says (`move_mask` of extended XYZ, selective dynamics of POSCAR). Species are numbered from 0: by the column
       `species_id`, by LAMMPS type, or by atomic number. The cell is periodic along all its vectors or, without one,
       open.
 
@@ -69,7 +73,7 @@ def read(
 
     - `FileNotFoundError` if there is no such file.
     - `InvalidInput` if the file cannot be read, has no diameters, is periodic along some directions only, or has
-      constraints, bonds or other things that mdsens does not understand.
+      bonds, constraints other than fixed atoms, or other things that mdsens does not understand.
     """
     path = Path(path)
     if isinstance(index, bool) or not isinstance(index, int | np.integer):
@@ -109,6 +113,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     - `system`: a System, or an object with a `.system`.
     - `format`: ASE's name of the format, instead of the ending of the file name.
 
+    **Warns** where the format does not keep which particles are fixed.
+
     **Raises:**
 
     - `InvalidInput` if the ending belongs to no format that can be written, or the system cannot be written in it.
@@ -118,6 +124,9 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     chosen = REGISTRY.get(format) or ase_format(format) if format else format_to_write(path)
     if chosen.write is None:
         raise InvalidInput(f"{path} cannot be written: mdsens and ASE only read {format}; try .extxyz")
+    name = format or ("extxyz" if chosen is EXTENDED_XYZ else None if chosen.endings else name_by_ending(path))
+    if content.fixed is not None and name not in KEEP_FIXED:
+        warnings.warn(f"the format of {path} does not keep which particles are fixed; .extxyz does", stacklevel=2)
     with replacing(path) as unfinished:
         try:
             chosen.write(unfinished, content)

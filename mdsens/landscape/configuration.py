@@ -12,7 +12,7 @@ from ..geometry import PairList, symmetric_strains
 from ..potentials import Potential
 from ..potentials.base import Pairs
 from ..system import System
-from .hessian import GeneralHessian, Hessian, PairHessian
+from .hessian import GeneralHessian, Hessian, PairHessian, RestrictedHessian
 
 Scalar = Float[Array, ""]
 
@@ -66,17 +66,24 @@ class Configuration(eqx.Module):
         return self.potential.energy(self.system, self.neighbors)
 
     def gradient(self) -> Float[Array, "n d"]:
-        """∂E/∂x, minus the forces."""
+        """∂E/∂x where a degree of freedom relaxes, minus the forces that have to vanish; zero where it is fixed."""
+        return self.system.relaxing(self.whole_gradient())
+
+    def whole_gradient(self) -> Float[Array, "n d"]:
+        """∂E/∂x, also where degrees of freedom are fixed: there it is the force that holds them."""
         if self.known_pairs is not None:
             return self.known_pairs.gradient(self.system.n)
         return self.potential.gradient(self.system, self.neighbors)
 
     def hessian(self) -> Hessian:
-        """∂²E/∂x², in the form that suits the potential."""
-        pairs = self.pairs
+        """∂²E/∂x² of the degrees of freedom that relax, in the form that suits the potential."""
+        pairs, movable = self.pairs, self.system.movable
+        hessian: Hessian
         if pairs is None:
-            return GeneralHessian(self.potential, self.system, self.neighbors)
-        return PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n)
+            hessian = GeneralHessian(self.potential, self.system, self.neighbors)
+        else:
+            hessian = PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n)
+        return hessian if movable is None else RestrictedHessian(hessian, movable)
 
     def strain_gradient(self) -> Float[Array, "d d"]:
         """∂E/∂ε, symmetric; cell and particles follow the strain ε."""

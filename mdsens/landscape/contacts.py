@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..potentials.base import Pairs
+from ..system import System
 from .configuration import Configuration
 from .thresholds import (
     CERTAIN_FORCE_ABOVE_RESIDUAL,
@@ -25,35 +26,34 @@ from .thresholds import (
 class ContactAnalysis(eqx.Module):
     """What is known of the contacts of a point at rest.
 
-    - `rattlers` (bool [n]): particles that no contacts constrain.
+    - `rattlers` (bool [n]): particles that no contacts constrain; fixed ones are none.
+    - `constrained` (bool [n]): particles that relax and are no rattlers.
     - `unresolved` (bool [n]): rattlers that may be none. Their contacts bear more than the residual forces explain,
       overlap deeply, or are as many as could constrain them.
     - `indeterminate` (bool [p]): pairs of the other particles so near to touching, from either side, that the residual
       forces cannot tell whether they do, at a cutoff where the stiffness jumps. With and without them the response
       differs.
     - `touching` (bool [p]), `gap` ([p], relative to the contact distance, negative in contact) and `force` ([p], energy
-      per length): of the listed pairs of particles that are no rattlers; a gap is infinite for other pairs.
+      per length): of the listed pairs of particles that are no rattlers, one of which relaxes; a gap is infinite for
+      other pairs.
+    - `contact_number`: the mean number of contacts of a constrained particle.
 
     For a potential that is no sum over pairs no contacts are known: there is none, and no gap.
     """
 
     rattlers: Bool[Array, " n"]
+    constrained: Bool[Array, " n"]
     unresolved: Bool[Array, " n"]
     indeterminate: Bool[Array, " p"]
     touching: Bool[Array, " p"]
     gap: Float[Array, " p"]
     force: Float[Array, " p"]
-
-    @property
-    def contact_number(self) -> Float[Array, ""]:
-        """The mean number of contacts of a particle, without rattlers."""
-        constrained = jnp.maximum(1, jnp.sum(~self.rattlers))
-        return (2.0 * jnp.sum(self.touching) / constrained).astype(self.gap.dtype)
+    contact_number: Float[Array, ""]
 
     @property
     def rigid(self) -> Bool[Array, ""]:
         """Whether any particle is constrained."""
-        return ~jnp.all(self.rattlers)
+        return jnp.any(self.constrained)
 
     @property
     def resolved(self) -> Bool[Array, ""]:
@@ -71,10 +71,10 @@ def find_rattlers(configuration: Configuration) -> Bool[Array, " n"]:
     """Particles that no contacts constrain, found recursively.
 
     Where particles interact by contact, one with fewer than d + 1 contacts cannot be constrained in a stable
-    equilibrium, and the contacts of a rattler do not count. Nor do contacts whose force is no more than the residual
-    forces: a minimizer leaves a rattler, or a group of them, in touch with its cage. A particle with a force well
-    beyond that is no rattler, however few its contacts, as at a saddle. For other pair potentials only a particle
-    without any neighbor within its cutoff is a rattler.
+    equilibrium (fewer by one for each fixed component), and the contacts of a rattler do not count. Nor do contacts
+    whose force is no more than the residual forces: a minimizer leaves a rattler, or a group of them, in touch with its
+    cage. A particle with a force well beyond that is no rattler, however few its contacts, as at a saddle. For other
+    pair potentials only a particle without any neighbor within its cutoff is a rattler.
 
     **Reference:**
 
@@ -89,16 +89,33 @@ def find_rattlers(configuration: Configuration) -> Bool[Array, " n"]:
 def _rattlers(
     configuration: Configuration, pairs: Pairs, force: Float[Array, " p"], residual: Float[Array, ""]
 ) -> Bool[Array, " n"]:
-    n = configuration.system.n
+    system, n = configuration.system, configuration.system.n
+    fixed = fixed_particles(system)
     if not configuration.potential.contact:
-        return ~constrained_by(pairs.interacts, pairs.i, pairs.j, 1, jnp.zeros(n, bool))
+        return ~constrained_by(pairs.interacts, pairs.i, pairs.j, 1, fixed)
     certain = count_contacts(force > CERTAIN_FORCE_ABOVE_RESIDUAL * residual, pairs.i, pairs.j, n) > 0
     counts = force > CONTACT_FORCE_ABOVE_RESIDUAL * residual
-    return ~constrained_by(counts, pairs.i, pairs.j, configuration.system.dim + 1, certain)
+    return ~constrained_by(counts, pairs.i, pairs.j, contacts_needed(system), certain | fixed)
+
+
+def fixed_particles(system: System) -> Bool[Array, " n"]:
+    """The particles that do not relax at all."""
+    if system.movable is None:
+        return jnp.zeros(system.n, bool)
+    return ~jnp.any(system.movable, axis=1)
+
+
+def contacts_needed(system: System) -> int | Int[Array, " n"]:
+    """The least number of contacts that constrain each particle: one more than its components that relax."""
+    return system.dim + 1 if system.movable is None else 1 + jnp.sum(system.movable, axis=1, dtype=jnp.int32)
 
 
 def constrained_by(
-    counts: Bool[Array, " p"], i: Int[Array, " p"], j: Int[Array, " p"], needed: int, spared: Bool[Array, " n"]
+    counts: Bool[Array, " p"],
+    i: Int[Array, " p"],
+    j: Int[Array, " p"],
+    needed: int | Int[Array, " n"],
+    spared: Bool[Array, " n"],
 ) -> Bool[Array, " n"]:
     """The particles left after those with fewer than `needed` of these contacts have been removed, again and again.
 
@@ -116,9 +133,9 @@ def constrained_by(
 
 
 def residual_force(configuration: Configuration, pairs: Pairs) -> Float[Array, ""]:
-    """The largest net force on a particle, plus the force that rounding of the positions makes."""
+    """The largest net force on a particle that relaxes, plus the force that rounding of the positions makes."""
     system = configuration.system
-    net = pairs.gradient(system.n)
+    net = system.relaxing(pairs.gradient(system.n))
     lengths = jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters)
     return jnp.max(jnp.abs(net)) + jnp.finfo(net.dtype).eps * configuration.stiffness * lengths
 
@@ -132,20 +149,34 @@ def count_contacts(chosen: Bool[Array, " p"], i: Array, j: Array, n: int) -> Int
 def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     """Rattlers and contacts at rest; no contact is indeterminate yet (see `with_indeterminate`)."""
     pairs = configuration.pairs
-    n, slots = configuration.system.n, configuration.neighbors.valid.shape
+    n, slots, fixed = configuration.system.n, configuration.neighbors.valid.shape, fixed_particles(configuration.system)
     no_pair = jnp.zeros(slots, bool)
     if pairs is None:
         none, dtype = jnp.zeros(n, bool), configuration.system.positions.dtype
         gap, force = (jnp.full(slots, value, dtype) for value in (jnp.inf, 0.0))
-        return ContactAnalysis(none, none, no_pair, no_pair, gap, force)
+        return ContactAnalysis(none, ~fixed, none, no_pair, no_pair, gap, force, jnp.zeros((), dtype))
     force, residual = pairs.force, residual_force(configuration, pairs)
     rattlers = _rattlers(configuration, pairs, force, residual)
     unresolved = jnp.zeros(n, bool)
     if configuration.potential.contact:
         unresolved = rattlers & _may_be_constrained(configuration, pairs, force, residual)
-    backbone = pairs.listed & ~rattlers[pairs.i] & ~rattlers[pairs.j]
+    backbone = _of_backbone(configuration, pairs, rattlers)
     gap = jnp.where(backbone, pairs.gap / pairs.cutoff, jnp.inf)
-    return ContactAnalysis(rattlers, unresolved, no_pair, pairs.interacts & backbone, gap, force)
+    touching, constrained = pairs.interacts & backbone, ~rattlers & ~fixed
+    ends = 2.0 * jnp.sum(touching)
+    if configuration.system.movable is not None:
+        ends = jnp.sum(jnp.where(constrained, count_contacts(touching, pairs.i, pairs.j, n), 0))
+    number = (ends / jnp.maximum(1, jnp.sum(constrained))).astype(gap.dtype)
+    return ContactAnalysis(rattlers, constrained, unresolved, no_pair, touching, gap, force, number)
+
+
+def _of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
+    """The listed pairs of particles that are no rattlers and not both fixed."""
+    backbone = pairs.listed & ~rattlers[pairs.i] & ~rattlers[pairs.j]
+    if configuration.system.movable is None:
+        return backbone
+    relaxes = ~fixed_particles(configuration.system)
+    return backbone & (relaxes[pairs.i] | relaxes[pairs.j])
 
 
 def with_indeterminate(
@@ -158,13 +189,14 @@ def with_indeterminate(
     - `curvature_bound` (energy per length²): the lowest curvature, or a bound for it. It says how far a residual force
       may lead. Zero or less means unknown, and, for a potential that is no sum over pairs, that nothing is constrained.
     """
-    pairs, parts = configuration.pairs, lambda contacts: (contacts.rattlers, contacts.indeterminate)
+    pairs = configuration.pairs
     if pairs is None:
-        rattlers = contacts.rattlers | (curvature_bound == 0.0)
-        return eqx.tree_at(parts, contacts, (rattlers, contacts.indeterminate))
+        flat = contacts.constrained & (curvature_bound == 0.0)
+        rattlers, constrained = contacts.rattlers | flat, contacts.constrained & ~flat
+        return dataclasses.replace(contacts, rattlers=rattlers, constrained=constrained)
     residual = residual_force(configuration, pairs)
     indeterminate = _indeterminate(configuration, pairs, contacts.rattlers, residual, curvature_bound)
-    return eqx.tree_at(parts, contacts, (contacts.rattlers, indeterminate))
+    return dataclasses.replace(contacts, indeterminate=indeterminate)
 
 
 def _may_be_constrained(
@@ -173,7 +205,7 @@ def _may_be_constrained(
     n = configuration.system.n
     repels = pairs.interacts & (force > 0.0)
     overlaps = repels & (pairs.gap < -SHALLOW_OVERLAP * pairs.cutoff)
-    caged = constrained_by(overlaps, pairs.i, pairs.j, configuration.system.dim + 1, jnp.zeros(n, bool))
+    caged = constrained_by(overlaps, pairs.i, pairs.j, contacts_needed(configuration.system), jnp.zeros(n, bool))
     certain = (force > CONTACT_FORCE_ABOVE_RESIDUAL * residual) | (pairs.gap < -DEEP_OVERLAP * pairs.cutoff)
     constrains = (repels & certain) | (overlaps & caged[pairs.i] & caged[pairs.j])
     return count_contacts(constrains, pairs.i, pairs.j, n) > 0
@@ -188,7 +220,7 @@ def _indeterminate(
 ) -> Bool[Array, " p"]:
     stiffness = configuration.stiffness
     softness = jnp.maximum(1.0 / stiffness, jnp.where(curvature_bound > 0.0, 1.0 / curvature_bound, 0.0))
-    of_backbone = pairs.listed & ~rattlers[pairs.i] & ~rattlers[pairs.j]
+    of_backbone = _of_backbone(configuration, pairs, rattlers)
     near = of_backbone & (jnp.abs(pairs.gap) <= INDETERMINATE_GAP / stiffness * residual + softness * residual)
     just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
     at_cutoff = dataclasses.replace(pairs, distance=just_inside, interacts=near)

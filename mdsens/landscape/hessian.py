@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..geometry import PairList, scatter_to_pairs, sum_components
 from ..potentials import Potential
@@ -117,3 +117,40 @@ class GeneralHessian(Hessian):
 
     def site_stiffness(self) -> Float[Array, " n"]:
         return jnp.broadcast_to(self.scale(), self.system.n)
+
+
+class RestrictedHessian(Hessian):
+    """A Hessian on the degrees of freedom that are movable: the rows and columns of the others are zero."""
+
+    whole: Hessian
+    movable: Bool[Array, "n d"]
+
+    @property
+    def has_entries(self) -> bool:  # type: ignore[override]
+        return self.whole.has_entries
+
+    def product(self, u: Displacements) -> Displacements:
+        return self._restricted(self.whole.product(self._restricted(u)))
+
+    def dense(self) -> Float[Array, "n d n d"]:
+        both = self.movable[:, :, None, None] & self.movable
+        return jnp.where(both, self.whole.dense(), 0.0)
+
+    def scale(self) -> Float[Array, ""]:
+        return self.whole.scale()
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        return self.whole.site_stiffness()
+
+    def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        """Fixed degrees of freedom keep their place on the diagonal, so that the matrix is positive, and couple to
+        none.
+        """
+        rows, columns, values = self.whole.entries(added)
+        free, diagonal = self.movable.ravel(), rows == columns
+        kept = diagonal | (free[rows] & free[columns])
+        values = jnp.where(diagonal & ~free[rows], jnp.abs(values), jnp.where(kept, values, 0.0))
+        return jnp.where(kept, rows, 0), jnp.where(kept, columns, 0), values
+
+    def _restricted(self, u: Displacements) -> Displacements:
+        return jnp.where(self.movable, u, 0.0)

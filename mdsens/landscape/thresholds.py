@@ -64,6 +64,9 @@ precision the fraction is the square root of the machine's precision.
 INDEPENDENT_MOTION = 1e-6
 """A rigid motion is dependent on others where less than this fraction of its square length is left after projection."""
 
+NEGLIGIBLE_ON_FIXED = 1e3
+"""What is left of a rigid motion at fixed degrees of freedom is rounding below this multiple of machine precision."""
+
 NEAR_CONTACT_GAP = 0.05
 """Pairs up to this fraction of their cutoff apart are kept with an equilibrium, as the neighbors in contact or
 nearly.

@@ -14,7 +14,7 @@ from ..geometry import sum_components
 from ..runtime.noise import white_noise
 from .configuration import Configuration
 from .hessian import Hessian
-from .thresholds import INDEPENDENT_MOTION, RIGID_RESISTANCE, WEAK_RESISTANCE
+from .thresholds import INDEPENDENT_MOTION, NEGLIGIBLE_ON_FIXED, RIGID_RESISTANCE, WEAK_RESISTANCE
 
 Displacements = Float[Array, "n d"]
 
@@ -41,21 +41,26 @@ def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
 
 
 class ZeroModes(eqx.Module):
-    """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries.
+    """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries; with fixed
+    degrees of freedom those of them that do not move these.
 
     `rigid` [m, n, d] holds each motion for all clusters at once, orthonormal within each cluster; a motion that moves
     nothing (a dimer turning about its axis) is zero there. `weakly_held`: whether the energy resists one of these
-    motions by so little that no linear solver finds how much.
+    motions by so little that no linear solver finds how much. `movable` (bool [n, d]): the degrees of freedom that
+    relax, None where all do.
     """
 
     rattlers: Bool[Array, " n"]
     cluster: Int[Array, " n"]
     rigid: Float[Array, "m n d"]
     weakly_held: Bool[Array, ""]
+    movable: Bool[Array, "n d"] | None = None
 
     def project(self, u: Displacements) -> Displacements:
-        """The part of u that is orthogonal to all of them."""
+        """The part of u that is orthogonal to all of them, zero where degrees of freedom are fixed."""
         u = jnp.where(self.rattlers[:, None], 0.0, u)
+        if self.movable is not None:
+            u = jnp.where(self.movable, u, 0.0)
         overlaps = jnp.stack([sum_components(motion * u) for motion in self.rigid], axis=-1)
         amounts = _sum_clusters(overlaps, self.cluster)
         return u - sum(amounts[:, k, None] * motion for k, motion in enumerate(self.rigid))
@@ -80,8 +85,16 @@ class ZeroModes(eqx.Module):
 
     @property
     def count(self) -> Int[Array, ""]:
-        """The number of all zero modes, d for each rattler."""
-        return self.rigid.shape[-1] * jnp.sum(self.rattlers) + jnp.sum(self._present)
+        """The number of all zero modes, d for each rattler, without fixed degrees of freedom."""
+        of_rattlers = self.rigid.shape[-1] * jnp.sum(self.rattlers)
+        if self.movable is not None:
+            of_rattlers = jnp.sum(self.movable & self.rattlers[:, None])
+        return of_rattlers + jnp.sum(self._present)
+
+    @property
+    def fixed(self) -> Int[Array, ""]:
+        """The number of fixed degrees of freedom."""
+        return jnp.asarray(0 if self.movable is None else jnp.sum(~self.movable), jnp.int32)
 
     @property
     def _present(self) -> Bool[Array, "m n"]:
@@ -113,9 +126,38 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
             turns.append(present * jnp.zeros_like(arm).at[:, a].set(-arm[:, b]).at[:, b].set(arm[:, a]))
         rigid.append(_orthonormal(turns, list(rigid[0]), cluster))
     motions, weakly_held = jnp.concatenate(rigid), jnp.asarray(False)
+    if system.movable is not None:
+        motions = _not_pinned(motions, system.movable, cluster)
     if not backbone.potential.is_pairwise:
         motions, weakly_held = _not_resisted(backbone, motions)
-    return ZeroModes(rattlers, cluster, motions, weakly_held)
+    return ZeroModes(rattlers, cluster, motions, weakly_held, system.movable)
+
+
+def _not_pinned(
+    motions: Float[Array, "m n d"], movable: Bool[Array, "n d"], cluster: Int[Array, " n"]
+) -> Float[Array, "m n d"]:
+    """A basis of those combinations of rigid motions that leave fixed degrees of freedom at rest, the others zero.
+
+    Gram-Schmidt on the fixed degrees of freedom: what is left of a motion there pins one combination, and a motion of
+    which nothing is left is free. Differentiable.
+    """
+    negligible = (NEGLIGIBLE_ON_FIXED * jnp.finfo(motions.dtype).eps) ** 2
+
+    def at_fixed(u: Displacements, v: Displacements) -> Float[Array, " n"]:
+        return _inner(jnp.where(movable, 0.0, u), v, cluster)
+
+    pinning: list[Displacements] = []
+    free: list[Displacements] = []
+    for motion in motions:
+        rest = motion
+        for pin in pinning:
+            rest = rest - at_fixed(pin, rest)[:, None] * pin
+        left = at_fixed(rest, rest)
+        pinned = left > negligible * at_fixed(motion, motion)
+        length = jnp.sqrt(jnp.where(pinned, left, 1.0))[:, None]
+        pinning.append(jnp.where(pinned[:, None], rest / length, 0.0))
+        free.append(jnp.where(movable & ~pinned[:, None], rest, 0.0))
+    return _orthonormal(free, [], cluster)
 
 
 def _not_resisted(

@@ -18,14 +18,18 @@ def check_name(name: str, potential: Potential, system: System) -> None:
     kinds = sorted(set(np.asarray(system.species).tolist()))
     offered = ["diameters", *(f"species-diameter:{kind}" for kind in kinds)]
     offered += ["box"] if system.periodic else []
+    offered += [] if system.fixed is None else ["positions"]
     offered += potential.parameter_names()
     if name not in offered:
         raise InvalidInput(f"there is no parameter {name!r} here; there are {', '.join(offered)}")
 
 
 def parameter_value(name: str, potential: Potential, system: System) -> Array:
-    """The value of a named parameter; of `species-diameter:K`, the mean diameter of the species."""
-    if name in ("diameters", "box"):
+    """The value of a named parameter; of `species-diameter:K`, the mean diameter of the species.
+
+    Of `positions` the fixed degrees of freedom count.
+    """
+    if name in ("diameters", "box", "positions"):
         return getattr(system, name)
     if name.startswith("species-diameter:"):
         members = system.species == int(name.partition(":")[2])
@@ -38,6 +42,9 @@ def with_parameter(name: str, value: Array, potential: Potential, system: System
     """The potential and system with another value of a named parameter."""
     if name in ("diameters", "box"):
         return potential, system.replace(**{name: value})
+    if name == "positions":
+        moved = system.replace(positions=value)
+        return potential, moved.replace(positions=moved.with_relaxed(system.positions))
     if name.startswith("species-diameter:"):
         members = system.species == int(name.partition(":")[2])
         growth = value - jax.lax.stop_gradient(parameter_value(name, potential, system))

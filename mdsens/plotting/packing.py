@@ -13,7 +13,7 @@ from ..relaxation.equilibrium import Equilibrium
 from ..response.fields import motion
 from ..response.sensitivity import Sensitivity
 from ..system import System
-from .style import ARROW, ARROW_CUT, COLORS, EDGES, new_figure
+from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,8 @@ LONGEST_ARROW = 1.8
 def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
     """Draw a packing to scale, with the periodic images that overlap the cell.
 
-    The outlines of rattlers are dotted if the packing is an equilibrium. A three-dimensional packing is projected along
-    z, without images; particles farther away are paler.
+    The outlines of rattlers are dotted if the packing is an equilibrium; those of fixed particles are black. A
+    three-dimensional packing is projected along z, without images; particles farther away are paler.
 
     **Arguments:**
 
@@ -171,6 +171,8 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: 
     kinds, sizes = np.asarray(system.species) % len(COLORS), np.asarray(system.diameters)[particles]
     faces = np.asarray(colors) if colors is not None else to_rgba_array(COLORS)[kinds]
     edges = to_rgba_array(EDGES)[kinds] if colors is None else to_rgba_array(["#777777"] * system.n)
+    fixed = np.zeros(system.n, bool) if system.movable is None else ~np.asarray(system.movable).any(axis=1)
+    edges = np.where(fixed[:, None], to_rgba_array(FIXED_EDGE), edges)
     if system.dim == 3:
         faces, edges = (_paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
     ax.add_collection(
@@ -183,7 +185,7 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: 
             transOffset=ax.transData,
             facecolors=faces[particles],
             edgecolors=edges[particles],
-            linewidths=np.where(dotted, 1.6, 0.7)[particles],
+            linewidths=np.where(dotted | fixed, 1.6, 0.7)[particles],
             linestyles=[":" if each else "-" for each in dotted[particles]],
             alpha=0.85 if system.dim == 2 else None,
         )

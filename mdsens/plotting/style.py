@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#a9c4e4", "#f3cf9b", "#b7dcb2", "#e3b5cf", "#d7d7d7", "#f2eaa0")
 EDGES = ("#5f7fa8", "#b98a45", "#6b9a66", "#a0668a", "#888888", "#a79c3e")
+FIXED_EDGE = "#111111"
 ARROW = "#b01e1e"
 ARROW_CUT = "#e0662c"
 """The color of an arrow that was shortened."""

@@ -39,7 +39,8 @@ class Certificate:
     Lanczos' method.
 
     **Zero modes:** `zero_modes` in all: `translations` and `rotations` of the `clusters`, d for each of the
-    `rattlers` (their ids), and `floppy` others; None where these were not counted, without a dense matrix.
+    `rattlers` (their ids), and `floppy` others; None where these were not counted, without a dense matrix. `fixed`
+    degrees of freedom are none of them.
 
     **Contacts** of a sum over pairs, without rattlers: the mean `contact_number`, and the `isostatic` one of as many
     frictionless spheres, 2d - 2(d-1)/N; `smallest_overlap` and `smallest_gap`, as fractions of the contact distance
@@ -84,6 +85,7 @@ class Certificate:
     smallest_gap: float | None
     indeterminate: tuple[tuple[int, int], ...]
     unresolved: tuple[int, ...] = ()
+    fixed: int = 0
     pressure: float | None = None
     pressure_error: float | None = None
     distance: float | None = None
@@ -128,6 +130,8 @@ class Certificate:
             ("zero modes", f"{self.zero_modes}: {modes}"),
             ("rattlers", _list(self.rattlers)),
         ]  # fmt: skip
+        if self.fixed:
+            rows.append(("fixed", _many(self.fixed, "degree") + " of freedom"))
         if self.pressure is not None:
             rows.append(("pressure", f"{self.pressure:.8g}, the stress off it by {self.pressure_error:.1g}"))
         if self.contact_number is not None:
@@ -202,6 +206,7 @@ def certify(
     return Certificate(
         translations=int(found.translations),
         rotations=int(found.rotations),
+        fixed=int(found.fixed),
         clusters=len(np.unique(np.asarray(linearization.modes.cluster)[~rattlers])),
         rattlers=tuple(np.flatnonzero(rattlers).tolist()),
         unresolved=tuple(np.flatnonzero(contacts.unresolved).tolist()),
@@ -228,7 +233,7 @@ def _spectrum(linearization: Linearization, bounds: tuple[float, float], thoroug
         ends = (float(positive[0]), float(positive[-1])) if len(positive) else None
         lowest, exact = float(values[0]), True
         minimum = lowest >= -(cut + float(found.noise))
-        floppy = max(0, int(np.sum(np.abs(values) <= cut)) - known)
+        floppy = max(0, int(np.sum(np.abs(values) <= cut)) - known - int(found.fixed))
     else:
         lowest, highest = bounds
         cut = float(np.finfo(float).eps ** ZERO_EIGENVALUE_EXPONENT * max(abs(lowest), abs(highest)))
@@ -297,7 +302,7 @@ def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbor
     if not here.potential.is_pairwise:
         return nothing
     touching, gap, force = (np.asarray(a) for a in (contacts.touching, contacts.gap, contacts.force))
-    constrained, d = int(np.sum(~np.asarray(contacts.rattlers))), here.system.dim
+    constrained, d = int(np.sum(np.asarray(contacts.constrained))), here.system.dim
     facts = nothing | {"contact_number": float(linearization.evidence.contact_number)}
     if touching.any():
         facts["force_scale"] = float(np.mean(force[touching]))
@@ -305,7 +310,8 @@ def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbor
         apart = gap[~touching & np.isfinite(gap)]
         if not apart.size:
             apart = _wider_gaps(linearization, all_neighbors())
-        facts["isostatic"] = 2.0 * d - 2.0 * (d - 1) / constrained if constrained else None
+        free = constrained and here.system.fixed is None
+        facts["isostatic"] = 2.0 * d - 2.0 * (d - 1) / constrained if free else None
         facts["smallest_overlap"] = float(-gap[touching].max()) if touching.any() else None
         facts["smallest_gap"] = float(apart.min()) if apart.size else None
     return facts

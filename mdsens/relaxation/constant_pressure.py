@@ -71,6 +71,11 @@ def find_cell(
     """
     if system.box is None:
         raise InvalidInput("a system with open boundaries has no cell to relax at constant pressure")
+    if system.fixed is not None:
+        raise InvalidInput(
+            "a cell relaxes together with all of its particles: at constant pressure none can be fixed; free them "
+            "(system.replace(fixed=None)), or relax in a fixed cell (pressure=None)"
+        )
     rule = dataclasses.replace(rule, refuse=False, one_sided=True)
 
     def examine(system: System, pressure: Array, longest: Array, rounds: Array, steps: Array) -> Cell:

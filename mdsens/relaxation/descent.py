@@ -199,7 +199,8 @@ Stepper = Callable[[Scalar], tuple[Callable[[Array], Any], Callable[[Any], Any]]
 def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
     """The minimizer's (init, apply), as a function of the longest move that the list allows.
 
-    Moves are limited, so that no start diverges. What does not depend on positions is computed once.
+    Moves are limited, so that no start diverges, and zero where degrees of freedom are fixed. What does not depend on
+    positions is computed once.
     """
     system, neighbors = here.system, here.neighbors
     assert isinstance(neighbors, Neighbors)
@@ -212,6 +213,7 @@ def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
         allowed = jnp.minimum(longest_move, room)
 
         def shift(x: Array, move: Array, **_: Any) -> Array:
+            move = system.relaxing(move)
             longest = largest_length(move)
             return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 

@@ -180,8 +180,13 @@ class Equilibrium:
 
     @property
     def forces(self) -> Float[Array, "n d"]:
-        """-∂E/∂x at the relaxed positions [n, d], energy per length."""
+        """-∂E/∂x at the relaxed positions [n, d], energy per length; on fixed degrees of freedom, too."""
         return _forces(self.configuration)
+
+    @property
+    def reactions(self) -> Float[Array, "n d"]:
+        """The forces that hold fixed degrees of freedom, ∂E/∂x there and zero elsewhere [n, d], energy per length."""
+        return _reactions(self.configuration)
 
     def check(self) -> None:
         """**Raises:**
@@ -256,4 +261,9 @@ class Equilibrium:
 
 @compile_once
 def _forces(configuration: Configuration) -> Float[Array, "n d"]:
-    return -configuration.gradient()
+    return -configuration.whole_gradient()
+
+
+@compile_once
+def _reactions(configuration: Configuration) -> Float[Array, "n d"]:
+    return configuration.whole_gradient() - configuration.gradient()

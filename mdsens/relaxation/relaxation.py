@@ -201,7 +201,7 @@ class Relaxation:
         - `linearization`: at the end of the descent, where it is known.
         """
         converged, minimum, overflow = self._flags(outcome, cell, allowed)
-        positions, energy, dtype = outcome.positions, outcome.energy, system.positions.dtype
+        positions, energy, dtype = system.with_relaxed(outcome.positions), outcome.energy, system.positions.dtype
         if self.throw and not refused:
             positions, energy = (jnp.where(minimum, value, jnp.nan) for value in (positions, energy))
             if cell is not None and system.box is not None:

@@ -5,8 +5,9 @@ At rest ∇E(x, θ) = 0. Along dθ the particles first follow the cell affinely,
     dx = x h⁻¹ dh + u,    H u = -P d(∇E),    u ⊥ zero modes
 
 with d(∇E) the change of the gradient along dθ and the affine motion, H the Hessian, P the projection off the zero
-modes. This is the implicit function theorem (Blondel et al., Efficient and Modular Implicit Differentiation, arXiv
-2105.15183, Eq. 2) with the minimum-norm solution.
+modes. Where degrees of freedom are fixed, dx is what is given, u = 0, and H that of the others. This is the implicit
+function theorem (Blondel et al., Efficient and Modular Implicit Differentiation, arXiv 2105.15183, Eq. 2) with the
+minimum-norm solution.
 
 The functions here return what they are given; only their derivatives are their own. Everything in the rule is
 differentiable in (x, θ) again, so it holds to any order, forward and reverse.
@@ -81,8 +82,9 @@ class LinearizationCache:
 class AtRest(eqx.Module):
     """A point at rest as the rule takes it: what was found, and how to differentiate it.
 
-    `system` has the relaxed positions and carries the tangents of diameters and box; `energy` is the energy there,
-    `curvature_bound` the lowest curvature, or a bound for it, and `pressure` that at which the cell relaxes, or None.
+    `system` has the relaxed positions and carries the tangents of diameters, box and fixed positions; `energy` is the
+    energy there, `curvature_bound` the lowest curvature, or a bound for it, and `pressure` that at which the cell
+    relaxes, or None.
     The linearization there is `known`, or found in the `cache` on the host, or computed.
     """
 
@@ -152,7 +154,7 @@ def response(linearization: Linearization, change: Change, rule: Rule) -> Float[
 
     def moved(change: Change) -> Float[Array, "n d"]:
         push = _along(gradient, system, potential, change)
-        return affine_motion(system, change[0]) - linearization.solve(push)
+        return imposed_motion(system, change[0]) - linearization.solve(push)
 
     defined = (linearization.status(rule.one_sided) == int(Status.OK)) | (not rule.refuse)
     return nan_unless(defined & jnp.all(jnp.isfinite(system.positions)), moved, change)
@@ -187,16 +189,19 @@ def nan_unless(defined: Bool[Array, ""], linear: Callable[[Any], Array], change:
 
 
 def _along(function: Callable[..., Array], system: System, potential: Potential, change: Change) -> Array:
-    """The derivative of function(system, potential) along a change, the particles following the cell affinely."""
+    """The derivative of function(system, potential) along a change, before the particles relax."""
     to_system, to_potential = change
-    affine = affine_motion(system, to_system)
-    carried = eqx.tree_at(lambda s: s.positions, to_system, affine, is_leaf=lambda leaf: leaf is None)
+    imposed = imposed_motion(system, to_system)
+    carried = eqx.tree_at(lambda s: s.positions, to_system, imposed, is_leaf=lambda leaf: leaf is None)
     value, slope = eqx.filter_jvp(function, (system, potential), (carried, to_potential))
     return jnp.zeros_like(value) if slope is None else slope  # None: it depends on nothing, as without pairs
 
 
-def affine_motion(system: System, to_system: System) -> Float[Array, "n d"]:
-    """x h⁻¹ dh, the motion of particles that follow the cell."""
-    if system.box is None or to_system.box is None:
-        return jnp.zeros_like(system.positions)
-    return system.positions @ reciprocal(system.box) @ to_system.box
+def imposed_motion(system: System, to_system: System) -> Float[Array, "n d"]:
+    """The motion before the particles relax: x h⁻¹ dh, but of fixed ones what is given."""
+    affine = jnp.zeros_like(system.positions)
+    if system.box is not None and to_system.box is not None:
+        affine = system.positions @ reciprocal(system.box) @ to_system.box
+    if system.movable is None:
+        return affine
+    return jnp.where(system.movable, affine, 0.0 if to_system.positions is None else to_system.positions)

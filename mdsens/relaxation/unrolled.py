@@ -50,7 +50,7 @@ class Unrolled:
         potential = potential.prepared_for(system)
         if system.box is not None:
             fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
-            system = system.replace(positions=fractions @ system.box)
+            system = system.replace(positions=system.with_relaxed(fractions @ system.box))
         potential.check()
         finder = self.neighbors or automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))
@@ -61,12 +61,11 @@ class Unrolled:
         positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
         positions = positions * jnp.where(overflow | ~finder.fits(*start) | ~potential.covers(system), jnp.nan, 1.0)
         relaxed = system.replace(positions=positions)
-        energy, slope = jax.value_and_grad(lambda x: potential.energy(system.replace(positions=x), list_))(positions)
-        max_force = jnp.max(jnp.abs(slope))
+        here = Configuration(potential, relaxed, list_)
+        energy, max_force = here.energy(), jnp.max(jnp.abs(here.gradient()))
         given = small_force(1e-10, potential.force_scale(system)) if self.tolerance is None else self.tolerance
         tolerance = jnp.asarray(given, positions.dtype)
         converged = (max_force <= tolerance) & jnp.isfinite(energy) & ~overflow
-        here = Configuration(potential, relaxed, list_)
         curvature = lowest_curvature(*jax.lax.stop_gradient((here, max_force)))
         return Equilibrium(
             source=relaxed,

@@ -99,6 +99,8 @@ def check_numbers(potential: Potential, system: System) -> None:
     bad = np.flatnonzero(~(np.isfinite(diameters) & (diameters > 0)))
     if bad.size:
         raise InvalidInput(f"the diameter of {name_particles(bad)} is not a positive length")
+    if system.movable is not None and not np.asarray(system.movable).any():
+        raise InvalidInput("every particle is fixed: nothing is left to relax; free some of them (System.fixed)")
     if system.box is not None:
         box = np.asarray(system.box)
         size = float(np.abs(box).max())

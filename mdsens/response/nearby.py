@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import find_rattlers
+from ..landscape.contacts import find_rattlers, fixed_particles
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization, linearize
 from ..parameters import with_parameter
@@ -37,7 +37,7 @@ def at_value(equilibrium: Equilibrium, wrt: str, value: Array, guess: Float[Arra
     check_fixed_cell(equilibrium)
     potential, system = with_parameter(wrt, value, equilibrium.potential, equilibrium.system)
     if guess is not None:
-        system = system.replace(positions=guess)
+        system = system.replace(positions=system.with_relaxed(guess))
     relax = Relaxation(
         tolerance=float(equilibrium.tolerance),
         linear_solver=equilibrium.rule.solver,
@@ -92,7 +92,7 @@ Contact = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The contacts of an equilibrium, without rattlers; and the gaps of all listed pairs."""
+    """The contacts of an equilibrium, without rattlers and between fixed particles; the gaps of all listed pairs."""
 
     contacts: frozenset[Contact]
     rattlers: np.ndarray
@@ -129,4 +129,5 @@ def _gaps(configuration: Configuration) -> tuple[Array, ...]:
     rattlers = find_rattlers(configuration)
     pairs = configuration.without(rattlers).pairs
     assert pairs is not None
-    return pairs.gap, pairs.interacts, rattlers
+    fixed = fixed_particles(configuration.system)
+    return pairs.gap, pairs.interacts & ~(fixed[pairs.i] & fixed[pairs.j]), rattlers

@@ -19,7 +19,7 @@ from ..parameters import check_name, parameter_value, with_parameter
 from ..potentials import Potential
 from ..relaxation.cell import relaxed_system
 from ..relaxation.equilibrium import Equilibrium
-from ..relaxation.rule import affine_motion, response
+from ..relaxation.rule import imposed_motion, response
 from ..runtime.compiled import compile_once
 from ..runtime.progress import with_progress
 from ..runtime.tracing import as_array
@@ -251,18 +251,18 @@ def _along_columns(
 
     def slope(x: Array, box: Array | None, value: Array, pairs: PairList = backbone.neighbors) -> Array:
         other, moved = with_parameter(name, value, potential, system)
-        return other.gradient(moved.replace(positions=x, box=box), pairs)
+        return system.relaxing(other.gradient(moved.replace(positions=x, box=box), pairs))
 
     def column(direction: Array) -> tuple[Array, Array, Array, Array]:
         change = direction.reshape(value.shape)
         found, strained = moves(change)
-        affine = jnp.zeros_like(found)
         if system.box is not None:
             strained = jnp.zeros_like(system.box) if strained is None else strained
-            affine = affine_motion(system, eqx.tree_at(lambda s: s.box, system, strained))
+        fixed = jnp.where(jnp.ones_like(found, bool) if system.movable is None else ~system.movable, found, 0.0)
+        imposed = imposed_motion(system, dataclasses.replace(system, positions=fixed, box=strained))
         here = system.positions, system.box, value
-        left, push = (jax.jvp(slope, here, (move, strained, change))[1] for move in (found, affine))
-        whole = jax.jvp(lambda x, box, v: slope(x, box, v, neighbors), here, (affine, strained, change))[1]
+        left, push = (jax.jvp(slope, here, (move, strained, change))[1] for move in (found, imposed))
+        whole = jax.jvp(lambda x, box, v: slope(x, box, v, neighbors), here, (imposed, strained, change))[1]
         size = jnp.linalg.norm
         return found, size(modes.project(left)), size(whole - modes.project(whole)), size(modes.project(push))
 

@@ -199,9 +199,10 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
     one_sided = dataclasses.replace(equilibrium.frozen, rule=dataclasses.replace(equilibrium.rule, one_sided=True))
     neighbors = equilibrium.all_neighbors
     response, gap, rate, touching = (np.asarray(a) for a in _rates(wrt, one_sided, linearization, neighbors, direction))
-    listed = np.asarray(neighbors.valid) & ~np.asarray(linearization.contacts.rattlers)[neighbors.i]
-    listed &= ~np.asarray(linearization.contacts.rattlers)[neighbors.j]
-    of_pairs = (np.asarray(neighbors.i), np.asarray(neighbors.j), gap, rate, touching)
+    i, j, rattlers = (np.asarray(a) for a in (neighbors.i, neighbors.j, linearization.contacts.rattlers))
+    constrained = np.asarray(linearization.contacts.constrained)
+    listed = np.asarray(neighbors.valid) & ~rattlers[i] & ~rattlers[j] & (constrained[i] | constrained[j])
+    of_pairs = (i, j, gap, rate, touching)
     return ContactRates(response, *(of_pair[listed] for of_pair in of_pairs))
 
 

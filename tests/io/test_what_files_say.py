@@ -50,14 +50,39 @@ def test_particles_without_elements_have_none(tmp_path):
 
 def test_constraints_are_refused_by_name(tmp_path, silicon):
     silicon.set_constraint([ase.constraints.FixAtoms([0]), ase.constraints.FixBondLength(1, 2)])
-    with pytest.raises(
-        mdsens.InvalidInput, match=r"constraints \(FixAtoms, FixBondLengths\), which mdsens does not offer"
-    ):
+    with pytest.raises(mdsens.InvalidInput, match=r"constraints \(FixBondLengths\), which mdsens does not offer"):
         mdsens.from_ase(silicon, diameters=2.35)
-    silicon.set_constraint(ase.constraints.FixAtoms([0]))
-    ase.io.write(tmp_path / "POSCAR", silicon)
-    with pytest.raises(mdsens.InvalidInput, match=r"POSCAR: it has constraints \(Fix"):
-        mdsens.read(tmp_path / "POSCAR", diameters=2.35)
+    silicon.set_constraint(ase.constraints.FixedPlane(2, (1, 1, 0)))
+    ase.io.write(tmp_path / "a.traj", silicon)
+    with pytest.raises(mdsens.InvalidInput, match=r"a.traj: it has constraints \(FixedPlane\)"):
+        mdsens.read(tmp_path / "a.traj", diameters=2.35)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "a.extxyz", "a.traj", "a.json"])
+def test_fixed_atoms_come_and_go_with_files(tmp_path, silicon, name):
+    silicon.set_constraint(ase.constraints.FixAtoms([0, 3]))
+    ase.io.write(tmp_path / name, silicon)
+    system = mdsens.read(tmp_path / name, diameters=2.35)
+    np.testing.assert_array_equal(np.flatnonzero(system.fixed), [0, 3])
+    mdsens.write(tmp_path / name, system)
+    again = mdsens.read(tmp_path / name, diameters=2.35)
+    np.testing.assert_array_equal(again.fixed, system.fixed)
+    assert [list(each.index) for each in ase.io.read(tmp_path / name).constraints] == [[0, 3]]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_fixed_components_come_and_go_with_extended_xyz(tmp_path, dim):
+    fixed = np.random.default_rng(0).random((8, dim)) < 0.3
+    system = mdsens.random_packing(8, dim).replace(fixed=fixed)
+    mdsens.write(tmp_path / "a.extxyz", system)
+    np.testing.assert_array_equal(mdsens.read(tmp_path / "a.extxyz").fixed, fixed)
+    np.testing.assert_array_equal(mdsens.from_ase(mdsens.to_ase(system)).fixed, fixed)
+
+
+def test_a_format_without_fixed_atoms_warns(tmp_path):
+    system = mdsens.random_packing(8, 3).replace(fixed=np.arange(8) < 2)
+    with pytest.warns(UserWarning, match="does not keep which particles are fixed"):
+        mdsens.write(tmp_path / "a.cif", system)
 
 
 @pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "dump.lammpstrj"])
