@@ -55,7 +55,7 @@ class Configuration(eqx.Module):
     @property
     def stiffness(self) -> Scalar:
         """A typical second derivative, energy per length²."""
-        return self.potential.stiffness(self.system)
+        return self.potential.typical_stiffness(self.system)
 
     @property
     def length(self) -> Scalar:

@@ -92,7 +92,7 @@ class Potential(eqx.Module):
         """The distance up to which each of the pairs (i, j) may interact."""
         return jnp.broadcast_to(self.reach(system), i.shape)
 
-    def stiffness(self, system: System) -> Scalar:
+    def typical_stiffness(self, system: System) -> Scalar:
         """A typical second derivative, energy per length², by which minimizers measure their steps.
 
         For a sum over pairs this is the geometric mean over the particles of the stiffness of each with its own kind,
@@ -106,7 +106,7 @@ class Potential(eqx.Module):
 
     def force_scale(self, system: System) -> Scalar:
         """The force at which a tolerance is small or large: a typical stiffness times a typical length."""
-        return self.stiffness(system) * self.length(system)
+        return self.typical_stiffness(system) * self.length(system)
 
     def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:
         """Whether the energy or the force of a pair jumps where the pair ceases to interact."""

@@ -93,7 +93,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         return jnp.asarray(True) if count == 1 else jnp.all((system.species >= 0) & (system.species < count))
 
     @eqx.filter_jit
-    def stiffness(self, system: System) -> Scalar:
+    def typical_stiffness(self, system: System) -> Scalar:
         each = jnp.arange(system.n)
         like, unlike = (
             self._stiffness_of(*pairs)
@@ -115,7 +115,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
             return jax.value_and_grad(potential.pair_energy)(r, sigma)
 
         energy, slope = jax.vmap(at_end, (axes, 0, 0))(potential, inside, sigma)
-        unit = max(LARGEST_JUMP, 2.0 * (8.0 * eps) ** 0.5) * self.stiffness(system) * sigma
+        unit = max(LARGEST_JUMP, 2.0 * (8.0 * eps) ** 0.5) * self.typical_stiffness(system) * sigma
         jumps = (jnp.abs(energy) > unit * sigma) | (jnp.abs(slope) > unit)
         return jnp.any(jumps & jnp.isfinite(cutoff))
 
