@@ -50,7 +50,7 @@ class Configuration(eqx.Module):
     @property
     def pairs(self) -> Pairs | None:
         """The terms of a sum over pairs; None for any other potential."""
-        return self.known_pairs if self.known_pairs is not None else self.potential.pairs(self.system, self.neighbors)
+        return self.known_pairs if self.known_pairs is not None else self.potential.pair_terms(self.system, self.neighbors)
 
     @property
     def stiffness(self) -> Scalar:

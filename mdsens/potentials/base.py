@@ -49,7 +49,7 @@ class Potential(eqx.Module):
     """
 
     _source: ClassVar[str] = "energy()"
-    _derived: ClassVar[tuple[str, ...]] = ("gradient", "pairs")
+    _derived: ClassVar[tuple[str, ...]] = ("gradient", "pair_terms")
     listed: ClassVar[bool] = False
     contact: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = False
@@ -80,7 +80,7 @@ class Potential(eqx.Module):
         """∂E/∂x, minus the forces."""
         return jax.grad(lambda x: self.energy(system.replace(positions=x), neighbors))(system.positions)
 
-    def pairs(self, system: System, neighbors: PairList) -> Pairs | None:
+    def pair_terms(self, system: System, neighbors: PairList) -> Pairs | None:
         """The terms of a potential that is a sum over pairs; None for any other potential."""
         return None
 

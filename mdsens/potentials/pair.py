@@ -29,7 +29,7 @@ ends as (σ - r)^0.5, as that of `SoftSphere(alpha=1.5)`, does not jump.
 """
 
 
-class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
+class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
     """The base for potentials that are a sum over pairs; a new one takes five lines.
 
         class Gaussian(mdsens.PairPotential):
@@ -76,11 +76,11 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         return jnp.where(touching == 0.0, second(0.95 * sigma, sigma), touching)
 
     def energy(self, system: System, neighbors: PairList) -> Scalar:
-        pairs = self.pairs(system, neighbors)
+        pairs = self.pair_terms(system, neighbors)
         return jnp.sum(pairs.map(lambda potential, r, sigma: potential.pair_energy(r, sigma)))
 
     def gradient(self, system: System, neighbors: PairList) -> Float[Array, "n d"]:
-        return self.pairs(system, neighbors).gradient(system.n)
+        return self.pair_terms(system, neighbors).gradient(system.n)
 
     @eqx.filter_jit
     def reach(self, system: System) -> Scalar:
@@ -142,7 +142,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         potential, axes, sigma = self.for_particles(system, i, j)
         return jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
 
-    def pairs(self, system: System, neighbors: PairList) -> Pairs:
+    def pair_terms(self, system: System, neighbors: PairList) -> Pairs:
         """The listed pairs with everything that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
         separation = neighbors.separations(system.positions, system.box)
