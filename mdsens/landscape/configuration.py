@@ -12,7 +12,7 @@ from ..geometry import PairList, symmetric_strains
 from ..potentials import Potential
 from ..potentials.base import Pairs
 from ..system import System
-from .hessian import GeneralHessian, Hessian, PairHessian
+from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian
 
 Scalar = Float[Array, ""]
 
@@ -50,7 +50,9 @@ class Configuration(eqx.Module):
     @property
     def pairs(self) -> Pairs | None:
         """The terms of a sum over pairs; None for any other potential."""
-        return self.known_pairs if self.known_pairs is not None else self.potential.pair_terms(self.system, self.neighbors)
+        if self.known_pairs is not None:
+            return self.known_pairs
+        return self.potential.pair_terms(self.system, self.neighbors)
 
     @property
     def stiffness(self) -> Scalar:
@@ -73,7 +75,9 @@ class Configuration(eqx.Module):
 
     def hessian(self) -> Hessian:
         """∂²E/∂x², in the form that suits the potential."""
-        pairs = self.pairs
+        pairs, terms = self.pairs, self.potential.local_terms(self.system)
+        if terms is not None:
+            return BlockHessian(terms.groups, terms.blocks(), self.system.n)
         if pairs is None:
             return GeneralHessian(self.potential, self.system, self.neighbors)
         return PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n)

@@ -42,8 +42,9 @@ class Potential(eqx.Module):
     """An energy of a system. All its leaves that are arrays of floats are differentiable parameters.
 
     A subclass defines `energy`. It sets `listed` to True if its energy depends only on the pairs it is given and no two
-    particles interact beyond `reach`: large systems then use a neighbor list. Forces and pairs follow from the energy,
-    so that nothing else can disagree with it.
+    particles interact beyond `reach`: large systems then use a neighbor list. A potential that looks at no list at all,
+    as bonds and walls do, sets `needs_pairs` to False. Forces and pairs follow from the energy, so that nothing else
+    can disagree with it.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
@@ -51,6 +52,7 @@ class Potential(eqx.Module):
     _source: ClassVar[str] = "energy()"
     _derived: ClassVar[tuple[str, ...]] = ("gradient", "pair_terms")
     listed: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = True
     contact: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = False
 
@@ -83,6 +85,21 @@ class Potential(eqx.Module):
     def pair_terms(self, system: System, neighbors: PairList) -> Pairs | None:
         """The terms of a potential that is a sum over pairs; None for any other potential."""
         return None
+
+    def local_terms(self, system: System) -> LocalTerms | None:
+        """The terms of a potential that is a sum over given groups of particles; None for any other potential."""
+        return None
+
+    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+        """The number of contacts that this potential counts for on each particle, in the search for rattlers.
+
+        A potential that is no sum over pairs constrains all particles: d + 1 on each.
+
+        **Arguments:**
+
+        - `least_force` (energy per length): forces up to here cannot be told from residual forces.
+        """
+        return jnp.full(system.n, system.dim + 1, jnp.int32)
 
     def reach(self, system: System) -> Scalar:
         """The distance beyond which no two particles interact; infinite where all pairs are needed."""
@@ -165,6 +182,34 @@ def shown(value: Any) -> str:
     if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
         return f"{value.dtype}{list(value.shape)}"
     return str(np.asarray(value).tolist()) if eqx.is_array(value) else repr(value)
+
+
+class LocalTerms(eqx.Module):
+    """The terms of a sum over groups of k particles: the particles of each term, their positions with periodic images
+    resolved, and their diameters.
+    """
+
+    groups: Int[Array, "m k"]
+    positions: Float[Array, "m k d"]
+    diameters: Float[Array, "m k"]
+    potential: Any
+    axes: Any = eqx.field(static=True)
+
+    def map(self, function: Any) -> Array:
+        """`function(potential, x, diameters)` of every term."""
+        return jax.vmap(function, (self.axes, 0, 0))(self.potential, self.positions, self.diameters)
+
+    def energies(self) -> Float[Array, " m"]:
+        """The energy of every term."""
+        return self.map(lambda potential, x, diameters: potential.term_energy(x, diameters))
+
+    def gradients(self) -> Float[Array, "m k d"]:
+        """The derivative of every term by the positions of its particles."""
+        return self.map(lambda potential, x, diameters: jax.grad(potential.term_energy)(x, diameters))
+
+    def blocks(self) -> Float[Array, "m k d k d"]:
+        """The second derivatives of every term by the positions of its particles."""
+        return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
 
 
 class Pairs(eqx.Module):

@@ -46,7 +46,8 @@ def _is_positive(value: Any) -> bool:
 
 def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
-    if type(potential).typical_stiffness is not Potential.typical_stiffness and tolerance > LARGEST_TOLERANCE * force_scale:
+    known = type(potential).typical_stiffness is not Potential.typical_stiffness
+    if known and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
             f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
             "units of this potential. Leave the tolerance out, or give one far below that"
