@@ -173,7 +173,7 @@ def linearize(
         nothing, no = jnp.zeros_like(configuration.system.positions), jnp.asarray(False)
         curvature = Curvature(curvature_bound, curvature_bound, nothing, no)
     contacts = with_indeterminate(contacts, here, curvature.lowest)
-    if not configuration.potential.is_pairwise:
+    if not configuration.potential.has_terms:
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
         modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)
     return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)

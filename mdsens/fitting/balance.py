@@ -53,7 +53,7 @@ def _imbalance(
     """Net forces in units of the typical one in a contact, errors of forces in their unit; NaN without contacts."""
     other, system = parameters.apply(vector, potential, data.system)
     listed = data.finder.build(*jax.lax.stop_gradient((other, system)))
-    pairs = other.pairs(system, listed)
+    pairs = other.pair_terms(system, listed)
     assert pairs is not None
     typical = jnp.sqrt(jnp.sum(pairs.slope**2) / system.n)
     nan_mask = jnp.where((typical > 0.0) & ~listed.overflow, 1.0, jnp.nan)

@@ -12,7 +12,11 @@ from ..geometry import PairList, symmetric_strains
 from ..potentials import Potential
 from ..potentials.base import Pairs
 from ..system import System
-from .hessian import GeneralHessian, Hessian, PairHessian, RestrictedHessian
+<<<<<<< HEAD
+from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
+=======
+from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
+>>>>>>> 373332b4b6f1c73434dd9b351b7558eed7848395
 
 Scalar = Float[Array, ""]
 
@@ -50,12 +54,14 @@ class Configuration(eqx.Module):
     @property
     def pairs(self) -> Pairs | None:
         """The terms of a sum over pairs; None for any other potential."""
-        return self.known_pairs if self.known_pairs is not None else self.potential.pairs(self.system, self.neighbors)
+        if self.known_pairs is not None:
+            return self.known_pairs
+        return self.potential.pair_terms(self.system, self.neighbors)
 
     @property
     def stiffness(self) -> Scalar:
         """A typical second derivative, energy per length²."""
-        return self.potential.stiffness(self.system)
+        return self.potential.typical_stiffness(self.system)
 
     @property
     def length(self) -> Scalar:
@@ -71,47 +77,71 @@ class Configuration(eqx.Module):
 
     def whole_gradient(self) -> Float[Array, "n d"]:
         """∂E/∂x, also where degrees of freedom are fixed: there it is the force that holds them."""
-        if self.known_pairs is not None:
-            return self.known_pairs.gradient(self.system.n)
-        return self.potential.gradient(self.system, self.neighbors)
+        if self.known_pairs is None:
+            return self.potential.gradient(self.system, self.neighbors)
+        of_pairs = self.known_pairs.gradient(self.system.n)
+        return of_pairs + self._gradient_of_others() if self.potential.others() else of_pairs
 
     def hessian(self) -> Hessian:
         """∂²E/∂x² of the degrees of freedom that relax, in the form that suits the potential."""
         pairs, movable = self.pairs, self.system.movable
-        hessian: Hessian
-        if pairs is None:
-            hessian = GeneralHessian(self.potential, self.system, self.neighbors)
-        else:
-            hessian = PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n)
+        parts: list[Hessian] = [self._hessian_of(part) for part in self.potential.others()]
+        if pairs is not None:
+            parts.insert(0, PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n))
+        hessian = parts[0] if len(parts) == 1 else SumHessian(tuple(parts))
         return hessian if movable is None else RestrictedHessian(hessian, movable)
+
+    def _hessian_of(self, part: Potential) -> Hessian:
+        terms = part.local_terms(self.system)
+        if terms is None:
+            return GeneralHessian(part, self.system, self.neighbors)
+        return BlockHessian(terms.groups, terms.blocks(), self.system.n)
 
     def strain_gradient(self) -> Float[Array, "d d"]:
         """∂E/∂ε, symmetric; cell and particles follow the strain ε."""
-        pairs = self.pairs
+        pairs, others = self.pairs, self.potential.others()
+        slopes = []
         if pairs is not None:
             pull = (pairs.slope / pairs.distance)[:, None] * pairs.separation
-            return jnp.einsum("pa,pb->ab", pull, pairs.separation)
-        zero = jnp.zeros((self.system.dim, self.system.dim), self.system.positions.dtype)
-        slope = jax.grad(lambda strain: self._strained(strain).energy())(zero)
-        return 0.5 * (slope + slope.T)
+            slopes.append(jnp.einsum("pa,pb->ab", pull, pairs.separation))
+        if others:
+            zero = jnp.zeros((self.system.dim, self.system.dim), self.system.positions.dtype)
+            slope = jax.grad(lambda strain: self._strained(strain)._energy_of_others())(zero)
+            slopes.append(0.5 * (slope + slope.T))
+        return sum(slopes[1:], slopes[0])
 
     def strain_derivatives(self) -> tuple[Float[Array, "m m"], Float[Array, "n d m"]]:
         """∂²E/∂ε², and Ξ = ∂²E/∂x∂ε, for the basis of symmetric strains, at rest, where no net force adds to Ξ."""
         basis = jnp.asarray(symmetric_strains(self.system.dim)[0], self.system.positions.dtype)
-        pairs = self.pairs
-        if pairs is not None:
-            moves = jnp.einsum("mab,pb->pma", basis, pairs.separation)
-            changes = jnp.einsum("pab,pmb->pam", pairs.blocks(), moves)
-            affine = jnp.einsum("pma,pan->mn", moves, changes)
-            coupling = jnp.zeros((*self.system.positions.shape, len(basis)), changes.dtype)
-            return affine, coupling.at[pairs.j].add(changes).at[pairs.i].add(-changes)
+        found = [] if self.pairs is None else [self._strain_derivatives_of_pairs(self.pairs, basis)]
+        if self.potential.others():
+            found.append(self._strain_derivatives_of_others(basis))
+        affine, coupling = (sum(parts[1:], parts[0]) for parts in zip(*found, strict=True))
+        return affine, coupling
+
+    def _strain_derivatives_of_pairs(self, pairs: Pairs, basis: Float[Array, "m d d"]) -> tuple[Array, Array]:
+        moves = jnp.einsum("mab,pb->pma", basis, pairs.separation)
+        changes = jnp.einsum("pab,pmb->pam", pairs.blocks(), moves)
+        affine = jnp.einsum("pma,pan->mn", moves, changes)
+        coupling = jnp.zeros((*self.system.positions.shape, len(basis)), changes.dtype)
+        return affine, coupling.at[pairs.j].add(changes).at[pairs.i].add(-changes)
+
+    def _strain_derivatives_of_others(self, basis: Float[Array, "m d d"]) -> tuple[Array, Array]:
         zero = jnp.zeros(len(basis), basis.dtype)
 
         def strained(amounts: Float[Array, " m"]) -> Configuration:
             return self._strained(jnp.einsum("m,mab->ab", amounts, basis))
 
-        affine = jax.hessian(lambda amounts: strained(amounts).energy())(zero)
-        return affine, jax.jacfwd(lambda amounts: strained(amounts).gradient())(zero)
+        affine = jax.hessian(lambda amounts: strained(amounts)._energy_of_others())(zero)
+        return affine, jax.jacfwd(lambda amounts: strained(amounts)._gradient_of_others())(zero)
+
+    def _energy_of_others(self) -> Scalar:
+        energies = [part.energy(self.system, self.neighbors) for part in self.potential.others()]
+        return sum(energies[1:], energies[0])
+
+    def _gradient_of_others(self) -> Float[Array, "n d"]:
+        gradients = [part.gradient(self.system, self.neighbors) for part in self.potential.others()]
+        return sum(gradients[1:], gradients[0])
 
     def _strained(self, strain: Float[Array, "d d"]) -> Configuration:
         system = self.system

@@ -38,7 +38,7 @@ class ContactAnalysis(eqx.Module):
       other pairs.
     - `contact_number`: the mean number of contacts of a constrained particle.
 
-    For a potential that is no sum over pairs no contacts are known: there is none, and no gap.
+    A potential without a sum over pairs has no contacts and no gaps.
     """
 
     rattlers: Bool[Array, " n"]
@@ -80,22 +80,34 @@ def find_rattlers(configuration: Configuration) -> Bool[Array, " n"]:
 
     - Donev, Torquato, Stillinger and Connelly, J. Comput. Phys. 197, 139 (2004).
     """
-    pairs = configuration.pairs
+    pairs, residual = configuration.pairs, residual_force(configuration)
     if pairs is None:
-        return jnp.zeros(configuration.system.n, bool)
-    return _rattlers(configuration, pairs, pairs.force, residual_force(configuration, pairs))
+        return _unsupported(configuration, residual)
+    return _rattlers(configuration, pairs, pairs.force, residual)
 
 
 def _rattlers(
     configuration: Configuration, pairs: Pairs, force: Float[Array, " p"], residual: Float[Array, ""]
 ) -> Bool[Array, " n"]:
     system, n = configuration.system, configuration.system.n
-    fixed = fixed_particles(system)
+    fixed, supports = fixed_particles(system), _supports(configuration, residual)
     if not configuration.potential.contact:
-        return ~constrained_by(pairs.interacts, pairs.i, pairs.j, 1, fixed)
+        return ~constrained_by(pairs.interacts, pairs.i, pairs.j, 1 - supports, fixed)
     certain = count_contacts(force > CERTAIN_FORCE_ABOVE_RESIDUAL * residual, pairs.i, pairs.j, n) > 0
     counts = force > CONTACT_FORCE_ABOVE_RESIDUAL * residual
-    return ~constrained_by(counts, pairs.i, pairs.j, contacts_needed(system), certain | fixed)
+    return ~constrained_by(counts, pairs.i, pairs.j, contacts_needed(system) - supports, certain | fixed)
+
+
+def _supports(configuration: Configuration, residual: Float[Array, ""]) -> int | Int[Array, " n"]:
+    """The contacts for which the parts of a potential count that are no sum over pairs: bonds, walls, loads."""
+    least = CONTACT_FORCE_ABOVE_RESIDUAL * residual
+    return sum((part.supports(configuration.system, least) for part in configuration.potential.others()), 0)
+
+
+def _unsupported(configuration: Configuration, residual: Float[Array, ""]) -> Bool[Array, " n"]:
+    """The rattlers of a potential without a sum over pairs."""
+    free = _supports(configuration, residual) < contacts_needed(configuration.system)
+    return free & ~fixed_particles(configuration.system)
 
 
 def fixed_particles(system: System) -> Bool[Array, " n"]:
@@ -132,10 +144,10 @@ def constrained_by(
     return jax.lax.while_loop(lambda carry: carry[1], remove, everyone)[0]
 
 
-def residual_force(configuration: Configuration, pairs: Pairs) -> Float[Array, ""]:
+def residual_force(configuration: Configuration) -> Float[Array, ""]:
     """The largest net force on a particle that relaxes, plus the force that rounding of the positions makes."""
     system = configuration.system
-    net = system.relaxing(pairs.gradient(system.n))
+    net = configuration.gradient()
     lengths = jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters)
     return jnp.max(jnp.abs(net)) + jnp.finfo(net.dtype).eps * configuration.stiffness * lengths
 
@@ -151,11 +163,13 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     pairs = configuration.pairs
     n, slots, fixed = configuration.system.n, configuration.neighbors.valid.shape, fixed_particles(configuration.system)
     no_pair = jnp.zeros(slots, bool)
+    residual = residual_force(configuration)
     if pairs is None:
         none, dtype = jnp.zeros(n, bool), configuration.system.positions.dtype
         gap, force = (jnp.full(slots, value, dtype) for value in (jnp.inf, 0.0))
-        return ContactAnalysis(none, ~fixed, none, no_pair, no_pair, gap, force, jnp.zeros((), dtype))
-    force, residual = pairs.force, residual_force(configuration, pairs)
+        rattlers, nothing = _unsupported(configuration, residual), jnp.zeros((), dtype)
+        return ContactAnalysis(rattlers, ~rattlers & ~fixed, none, no_pair, no_pair, gap, force, nothing)
+    force = pairs.force
     rattlers = _rattlers(configuration, pairs, force, residual)
     unresolved = jnp.zeros(n, bool)
     if configuration.potential.contact:
@@ -187,14 +201,16 @@ def with_indeterminate(
     **Arguments:**
 
     - `curvature_bound` (energy per length²): the lowest curvature, or a bound for it. It says how far a residual force
-      may lead. Zero or less means unknown, and, for a potential that is no sum over pairs, that nothing is constrained.
+      may lead. Zero or less means unknown, and, for a potential that is no sum of terms, that nothing is constrained.
     """
     pairs = configuration.pairs
-    if pairs is None:
+    if not configuration.potential.has_terms:
         flat = contacts.constrained & (curvature_bound == 0.0)
         rattlers, constrained = contacts.rattlers | flat, contacts.constrained & ~flat
-        return dataclasses.replace(contacts, rattlers=rattlers, constrained=constrained)
-    residual = residual_force(configuration, pairs)
+        contacts = dataclasses.replace(contacts, rattlers=rattlers, constrained=constrained)
+    if pairs is None:
+        return contacts
+    residual = residual_force(configuration)
     indeterminate = _indeterminate(configuration, pairs, contacts.rattlers, residual, curvature_bound)
     return dataclasses.replace(contacts, indeterminate=indeterminate)
 
@@ -205,7 +221,8 @@ def _may_be_constrained(
     n = configuration.system.n
     repels = pairs.interacts & (force > 0.0)
     overlaps = repels & (pairs.gap < -SHALLOW_OVERLAP * pairs.cutoff)
-    caged = constrained_by(overlaps, pairs.i, pairs.j, contacts_needed(configuration.system), jnp.zeros(n, bool))
+    needed = contacts_needed(configuration.system) - _supports(configuration, residual)
+    caged = constrained_by(overlaps, pairs.i, pairs.j, needed, jnp.zeros(n, bool))
     certain = (force > CONTACT_FORCE_ABOVE_RESIDUAL * residual) | (pairs.gap < -DEEP_OVERLAP * pairs.cutoff)
     constrains = (repels & certain) | (overlaps & caged[pairs.i] & caged[pairs.j])
     return count_contacts(constrains, pairs.i, pairs.j, n) > 0

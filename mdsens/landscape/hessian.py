@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+from collections.abc import Iterable
 from typing import ClassVar
 
 import equinox as eqx
@@ -93,6 +95,65 @@ class PairHessian(Hessian):
         return jnp.zeros(self.n, each.dtype).at[self.i].add(each).at[self.j].add(each)
 
 
+class BlockHessian(Hessian):
+    """A sum over groups of k particles: of each term all second derivatives by the positions of its particles."""
+
+    groups: Int[Array, "m k"]
+    blocks: Float[Array, "m k d k d"]
+    n: int = eqx.field(static=True)
+
+    has_entries: ClassVar[bool] = True
+
+    def product(self, u: Displacements) -> Displacements:
+        m, k, d = self.blocks.shape[:3]
+        moves = u[self.groups].reshape(m, 1, k * d)
+        change = sum_components(self.blocks.reshape(m, k * d, k * d) * moves).reshape(m, k, d)
+        return jnp.zeros_like(u).at[self.groups].add(change)
+
+    def dense(self) -> Float[Array, "n d n d"]:
+        d = self.blocks.shape[-1]
+        matrix = jnp.zeros((self.n, d, self.n, d), self.blocks.dtype)
+        between = jnp.swapaxes(self.blocks, 2, 3)
+        return matrix.at[self.groups[:, :, None], :, self.groups[:, None, :], :].add(between)
+
+    def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        """Particles of a group with no second derivative between them have no entries."""
+        k, d = self.blocks.shape[1:3]
+        on_site = self._sum_on_sites(self._diagonal()) + added * jnp.eye(d, dtype=self.blocks.dtype)
+        sites, u, v = jnp.arange(self.n), *np.triu_indices(d)
+        a, b = (corner.ravel() for corner in np.indices((d, d)))
+        rows, columns, values = [], [], []
+        for first, second in zip(*np.triu_indices(k, 1), strict=True):
+            p, q, block = self.groups[:, first], self.groups[:, second], self.blocks[:, first, :, second, :]
+            on_site = on_site.at[p].add(jnp.where((p == q)[:, None, None], block + jnp.swapaxes(block, 1, 2), 0.0))
+            block = jnp.where((p < q)[:, None, None], block, jnp.swapaxes(block, 1, 2))
+            live = (jnp.any(block != 0.0, axis=(1, 2)) & (p != q))[:, None]
+            low, high = jnp.minimum(p, q)[:, None], jnp.maximum(p, q)[:, None]
+            rows.append(jnp.where(live, low * d + a, 0).ravel())
+            columns.append(jnp.where(live, high * d + b, 0).ravel())
+            values.append(jnp.where(live, block[:, a, b], 0.0).ravel())
+        on_diagonal = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
+        return (
+            jnp.concatenate([on_diagonal[0], *rows]).astype(jnp.int32),
+            jnp.concatenate([on_diagonal[1], *columns]).astype(jnp.int32),
+            jnp.concatenate([on_site[:, u, v].ravel(), *values]),
+        )
+
+    def scale(self) -> Float[Array, ""]:
+        return jnp.mean(self.site_stiffness())
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        return jnp.trace(self._sum_on_sites(self._diagonal()), axis1=1, axis2=2) / self.blocks.shape[-1]
+
+    def _diagonal(self) -> Float[Array, "m k d d"]:
+        """The second derivatives by the position of one particle."""
+        return jnp.stack([self.blocks[:, a, :, a, :] for a in range(self.blocks.shape[1])], axis=1)
+
+    def _sum_on_sites(self, of_members: Float[Array, "m k *f"]) -> Float[Array, "n *f"]:
+        zeros = jnp.zeros((self.n, *of_members.shape[2:]), of_members.dtype)
+        return zeros.at[self.groups].add(of_members)
+
+
 class GeneralHessian(Hessian):
     """The Hessian of a potential that is no sum over pairs: products by differentiating the gradient."""
 
@@ -117,6 +178,37 @@ class GeneralHessian(Hessian):
 
     def site_stiffness(self) -> Float[Array, " n"]:
         return jnp.broadcast_to(self.scale(), self.system.n)
+
+
+class SumHessian(Hessian):
+    """The sum of some Hessians."""
+
+    parts: tuple[Hessian, ...]
+
+    @property
+    def has_entries(self) -> bool:  # type: ignore[override]
+        return all(part.has_entries for part in self.parts)
+
+    def product(self, u: Displacements) -> Displacements:
+        return self._sum(part.product(u) for part in self.parts)
+
+    def dense(self) -> Float[Array, "n d n d"]:
+        return self._sum(part.dense() for part in self.parts)
+
+    def scale(self) -> Float[Array, ""]:
+        return self._sum(part.scale() for part in self.parts)
+
+    def site_stiffness(self) -> Float[Array, " n"]:
+        return self._sum(part.site_stiffness() for part in self.parts)
+
+    def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
+        first, *others = self.parts
+        found = [first.entries(added), *(part.entries(jnp.zeros_like(added)) for part in others)]
+        rows, columns, values = (jnp.concatenate(each) for each in zip(*found, strict=True))
+        return rows, columns, values
+
+    def _sum(self, values: Iterable[Array]) -> Array:
+        return functools.reduce(jnp.add, values)
 
 
 class RestrictedHessian(Hessian):

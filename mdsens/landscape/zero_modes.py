@@ -22,22 +22,45 @@ Displacements = Float[Array, "n d"]
 def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
     """The connected cluster of each particle, labelled by its first member.
 
-    Particles that interact are connected; all of them for a potential that is no sum over pairs.
+    Particles that interact are connected, and those that a term joins; all of them where the potential is no sum of
+    terms.
     """
-    n, pairs = backbone.system.n, backbone.pairs
-    if pairs is None:
+    n, edges = backbone.system.n, _connections(backbone)
+    if edges is None:
         return jnp.zeros(n, jnp.int32)
+    i, j, connects = edges
     nobody = jnp.asarray(n, jnp.int32)
 
     def merge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         label, _ = carry
-        lower = jnp.where(pairs.interacts, jnp.minimum(label[pairs.i], label[pairs.j]), nobody)
-        hooked = label.at[label[pairs.i]].min(lower).at[label[pairs.j]].min(lower)
+        lower = jnp.where(connects, jnp.minimum(label[i], label[j]), nobody)
+        hooked = label.at[label[i]].min(lower).at[label[j]].min(lower)
         merged = hooked[hooked]
         return merged, jnp.any(merged != label)
 
     start = (jnp.arange(n, dtype=jnp.int32), jnp.asarray(True))
     return jax.lax.while_loop(lambda carry: carry[1], merge, start)[0]
+
+
+def _connections(backbone: Configuration) -> tuple[Array, Array, Array] | None:
+    """Pairs of particles, and whether they are connected; None where the potential is no sum of terms."""
+    if not backbone.potential.has_terms:
+        return None
+    pairs = backbone.pairs
+    edges = [] if pairs is None else [(pairs.i, pairs.j, pairs.interacts)]
+    for part in backbone.potential.others():
+        terms = part.local_terms(backbone.system)
+        assert terms is not None
+        for k in range(1, terms.groups.shape[1]):
+            i, j = terms.groups[:, k - 1], terms.groups[:, k]
+            edges.append((i, j, jnp.ones(i.shape, bool)))
+    if not edges:
+        alone = jnp.arange(backbone.system.n)
+        edges.append((alone, alone, jnp.zeros(alone.shape, bool)))
+    if len(edges) == 1:
+        return edges[0]
+    i, j, connects = (jnp.concatenate(each) for each in zip(*edges, strict=True))
+    return i, j, connects
 
 
 class ZeroModes(eqx.Module):
@@ -106,8 +129,8 @@ class ZeroModes(eqx.Module):
 def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> ZeroModes:
     """The zero modes known beforehand, given a configuration without the pairs of rattlers.
 
-    A sum over pairs depends on distances alone. For any other potential each rigid motion is tested: one that the
-    energy resists, as a trap or a wall does, is no zero mode.
+    A sum over pairs depends on distances alone. With any other part of a potential each rigid motion of each cluster is
+    tested: one that the energy resists, as a trap or a wall does, is no zero mode.
     """
     system = backbone.system
     cluster = find_clusters(backbone)
@@ -128,8 +151,8 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
     motions, weakly_held = jnp.concatenate(rigid), jnp.asarray(False)
     if system.movable is not None:
         motions = _not_pinned(motions, system.movable, cluster)
-    if not backbone.potential.is_pairwise:
-        motions, weakly_held = _not_resisted(backbone, motions)
+    if backbone.potential.others():
+        motions, weakly_held = _not_resisted(backbone, motions, cluster)
     return ZeroModes(rattlers, cluster, motions, weakly_held, system.movable)
 
 
@@ -161,41 +184,49 @@ def _not_pinned(
 
 
 def _not_resisted(
-    backbone: Configuration, rigid: Float[Array, "m n d"]
+    backbone: Configuration, rigid: Float[Array, "m n d"], cluster: Int[Array, " n"]
 ) -> tuple[Float[Array, "m n d"], Bool[Array, ""]]:
     """The motions that leave the energy unchanged, zero for the others, and whether one is resisted, but hardly.
 
     A translation changes no difference of positions, so the change of force along it is zero to rounding where the
-    energy has this symmetry; along a rotation it is the residual forces, turned.
+    energy has this symmetry; along a rotation it is the residual forces, turned. Each cluster is tested by itself.
     """
-    hessian, size = backbone.hessian(), jnp.linalg.norm
+    hessian = backbone.hessian()
 
-    def resistance(motion: Displacements) -> Float[Array, ""]:
+    def size(u: Displacements) -> Float[Array, " n"]:
+        """Of the part in the cluster of each particle."""
+        return jnp.sqrt(_inner(u, u, cluster))
+
+    def resistance(motion: Displacements) -> Float[Array, " n"]:
         return size(hessian.product(motion))
 
     x, eps = backbone.system.positions, float(jnp.finfo(rigid.dtype).eps)
     probe = white_noise(x.shape, x.dtype, 2)
-    typical = resistance(probe / size(probe))
-    allowed = jnp.broadcast_to(RIGID_RESISTANCE * eps * typical, len(rigid))
+    typical = resistance(probe) / size(probe)
+    limits = jnp.broadcast_to(RIGID_RESISTANCE * eps * typical, (len(rigid), len(x)))
     if backbone.system.box is None:
-        arm = x - jnp.mean(x, axis=0)
-        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(arm)
-        rounding = jnp.max(jnp.abs(x)) / backbone.length * allowed
-        allowed = allowed + (rounding + turned) * (np.arange(len(rigid)) >= backbone.system.dim)
+        members = _sum_clusters(jnp.ones_like(x), cluster)
+        arm = x - _sum_clusters(x, cluster) / members
+        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(arm, cluster)
+        rounding = jnp.max(jnp.abs(x)) / backbone.length * limits[0]
+        turns = np.arange(len(rigid)) >= backbone.system.dim
+        limits = limits + jnp.where(turns[:, None], rounding + turned, 0.0)
     found = jax.lax.map(resistance, rigid)
-    free = found <= allowed
+    free = found <= limits
     weak = ~free & (found <= max(WEAK_RESISTANCE, eps**0.5) * typical)
-    return rigid * free[:, None, None], jnp.any(weak)
+    return rigid * free[:, :, None], jnp.any(weak)
 
 
-def _smallest_radius(arm: Float[Array, "n d"]) -> Float[Array, ""]:
-    """The length of the shortest rotation by a unit angle, apart from one that moves nothing."""
-    squares = jnp.sum(arm**2)
+def _smallest_radius(arm: Float[Array, "n d"], cluster: Int[Array, " n"]) -> Float[Array, " n"]:
+    """The length of the shortest rotation of each cluster by a unit angle, apart from one that moves nothing."""
+    squares = _inner(arm, arm, cluster)
     if arm.shape[1] == 2:
         return jnp.sqrt(jnp.where(squares > 0.0, squares, 1.0))
-    moments = jnp.linalg.eigvalsh(squares * jnp.eye(3, dtype=arm.dtype) - arm.T @ arm)
-    moments = jnp.where(moments > INDEPENDENT_MOTION * moments[-1], moments, jnp.inf)
-    return jnp.sqrt(jnp.where(jnp.isfinite(jnp.min(moments)), jnp.min(moments), 1.0))
+    outer = _sum_clusters(arm[:, :, None] * arm[:, None, :], cluster)
+    moments = jnp.linalg.eigvalsh(squares[:, None, None] * jnp.eye(3, dtype=arm.dtype) - outer)
+    moments = jnp.where(moments > INDEPENDENT_MOTION * moments[:, -1:], moments, jnp.inf)
+    smallest = jnp.min(moments, axis=1)
+    return jnp.sqrt(jnp.where(jnp.isfinite(smallest), smallest, 1.0))
 
 
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:

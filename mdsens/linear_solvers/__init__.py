@@ -92,7 +92,7 @@ def automatic(potential: Potential, system: System, minimum_only: bool = True) -
 
 def _factors_win(potential: Potential, system: System) -> bool:
     """On a CPU, in double precision, for sums over pairs; in 3D up to a size, with a fast CHOLMOD."""
-    if not potential.is_pairwise or system.positions.dtype != jnp.float64:
+    if not potential.has_terms or system.positions.dtype != jnp.float64:
         return False
     if jax.default_backend() != "cpu" or importlib.util.find_spec("sparsax") is None:
         return False

@@ -67,7 +67,7 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
         rare = math.log(3 * n) + jnp.log(members.astype(reach.dtype))
         row = row + jnp.sqrt(2.0 * rare * row) + rare / 3.0
     order = each.astype(jnp.int32)
-    if potential.listed and n > COMPARE_ALL_UP_TO:
+    if potential.listed and not potential.names_particles and n > COMPARE_ALL_UP_TO:
         order = sort_into_cells(system, width).order
     own, scale = potential.cutoffs(system, each, each), potential.force_scale(system)
     fits = potential.covers(system), potential.jumps_at_cutoff(system)
@@ -110,14 +110,14 @@ def fitting(finder: PairFinder, potential: Potential, system: System, surveyed: 
     reach, height = float(surveyed.reach), float(surveyed.smallest_height)
 
     def fits(finder: PairFinder) -> bool:
-        return math.isinf(reach) or not height < finder.least_height(reach, potential.is_pairwise)
+        return math.isinf(reach) or not height < finder.least_height(reach, potential.has_terms)
 
     if isinstance(finder, NeighborList) and (math.isinf(reach) or not fits(finder)):
         finder = AllPairs()
-    if potential.is_pairwise and not fits(finder):
+    if potential.has_terms and not fits(finder):
         finder = AllPairs(images=True)
     if not fits(finder):
-        least = "two thirds of" if potential.is_pairwise else "twice"
+        least = "two thirds of" if potential.has_terms else "twice"
         raise InvalidInput(
             f"the cell is too small for the cutoff: its smallest height is {height:.6g}, and it must be at least "
             f"{least} the cutoff {reach:.6g}; repeat the cell (system.repeat(2))"

@@ -49,12 +49,14 @@ class AllPairs(Settings):
     def build(self, potential: Potential, system: System) -> Neighbors:
         i, j = (np.asarray(k, dtype=np.int32) for k in np.triu_indices(system.n, 1))
         shift = None
-        if self.images and system.box is not None:
+        if not potential.needs_pairs:
+            i = j = np.zeros(1, np.int32)
+        elif self.images and system.box is not None:
             i, j, shift = _with_images(i, j, system.n, system.dim)
         return Neighbors(
             i=jnp.asarray(i),
             j=jnp.asarray(j),
-            valid=jnp.ones(i.shape, bool),
+            valid=jnp.full(i.shape, potential.needs_pairs),
             shift=None if shift is None else jnp.asarray(shift),
             reference=system.positions,
             skin=jnp.asarray(jnp.inf, system.positions.dtype),
@@ -228,4 +230,4 @@ def _fits(finder: PairFinder, potential: Potential, system: System) -> Bool[Arra
     reach = potential.reach(system)
     if system.box is None:
         return ~jnp.isnan(reach)
-    return jnp.isposinf(reach) | (jnp.min(system.heights) >= finder.least_height(reach, potential.is_pairwise))
+    return jnp.isposinf(reach) | (jnp.min(system.heights) >= finder.least_height(reach, potential.has_terms))

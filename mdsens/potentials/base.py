@@ -42,17 +42,23 @@ class Potential(eqx.Module):
     """An energy of a system. All its leaves that are arrays of floats are differentiable parameters.
 
     A subclass defines `energy`. It sets `listed` to True if its energy depends only on the pairs it is given and no two
-    particles interact beyond `reach`: large systems then use a neighbor list. Forces and pairs follow from the energy,
-    so that nothing else can disagree with it.
+    particles interact beyond `reach`: large systems then use a neighbor list. A potential that looks at no list at all,
+    as bonds and walls do, sets `needs_pairs` to False. One whose parameters belong to particles by their number, as the
+    pairs of bonds do, sets `names_particles` to True. `has_terms` tells whether it is a sum of terms of few particles
+    each, whose second derivatives can be assembled. Forces and pairs follow from the energy, so that nothing else
+    can disagree with it.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
 
     _source: ClassVar[str] = "energy()"
-    _derived: ClassVar[tuple[str, ...]] = ("gradient", "pairs")
+    _derived: ClassVar[tuple[str, ...]] = ("gradient", "pair_terms")
     listed: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = True
     contact: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = False
+    names_particles: ClassVar[bool] = False
+    has_terms: ClassVar[bool] = False
 
     def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
         """`derived`: the methods that subclasses must not override, for a base class that defines them."""
@@ -72,6 +78,23 @@ class Potential(eqx.Module):
         given = {name: value for name, value in vars(self).items() if value is not None}
         return f"{type(self).__name__}({', '.join(f'{name}={shown(value)}' for name, value in given.items())})"
 
+    def __add__(self, other: Any) -> Potential:
+        """The sum of two potentials."""
+        from .sums import Sum
+
+        return Sum(self, other) if isinstance(other, Potential) else NotImplemented
+
+    def __radd__(self, other: Any) -> Potential:
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def parts(self) -> tuple[Potential, ...]:
+        """The potentials of which this is the sum: itself, unless it is a `Sum`."""
+        return (self,)
+
+    def others(self) -> tuple[Potential, ...]:
+        """Those of the parts that are no sum over pairs within a cutoff."""
+        return tuple(part for part in self.parts() if not part.is_pairwise)
+
     @abc.abstractmethod
     def energy(self, system: System, neighbors: PairList) -> Scalar:
         """The potential energy, given the pairs that may interact."""
@@ -80,9 +103,24 @@ class Potential(eqx.Module):
         """∂E/∂x, minus the forces."""
         return jax.grad(lambda x: self.energy(system.replace(positions=x), neighbors))(system.positions)
 
-    def pairs(self, system: System, neighbors: PairList) -> Pairs | None:
+    def pair_terms(self, system: System, neighbors: PairList) -> Pairs | None:
         """The terms of a potential that is a sum over pairs; None for any other potential."""
         return None
+
+    def local_terms(self, system: System) -> LocalTerms | None:
+        """The terms of a potential that is a sum over given groups of particles; None for any other potential."""
+        return None
+
+    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+        """The number of contacts that this potential counts for on each particle, in the search for rattlers.
+
+        A potential that is no sum over pairs constrains all particles: d + 1 on each.
+
+        **Arguments:**
+
+        - `least_force` (energy per length): forces up to here cannot be told from residual forces.
+        """
+        return jnp.full(system.n, system.dim + 1, jnp.int32)
 
     def reach(self, system: System) -> Scalar:
         """The distance beyond which no two particles interact; infinite where all pairs are needed."""
@@ -92,7 +130,7 @@ class Potential(eqx.Module):
         """The distance up to which each of the pairs (i, j) may interact."""
         return jnp.broadcast_to(self.reach(system), i.shape)
 
-    def stiffness(self, system: System) -> Scalar:
+    def typical_stiffness(self, system: System) -> Scalar:
         """A typical second derivative, energy per length², by which minimizers measure their steps.
 
         For a sum over pairs this is the geometric mean over the particles of the stiffness of each with its own kind,
@@ -106,7 +144,7 @@ class Potential(eqx.Module):
 
     def force_scale(self, system: System) -> Scalar:
         """The force at which a tolerance is small or large: a typical stiffness times a typical length."""
-        return self.stiffness(system) * self.length(system)
+        return self.typical_stiffness(system) * self.length(system)
 
     def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:
         """Whether the energy or the force of a pair jumps where the pair ceases to interact."""
@@ -129,9 +167,14 @@ class Potential(eqx.Module):
         - `cutoffs` ([n], length): of each particle with its like.
         """
 
+    @property
+    def has_contacts(self) -> bool:
+        """Whether there is a sum over pairs within a cutoff among its parts."""
+        return any(part.is_pairwise for part in self.parts())
+
     def require_contacts(self) -> None:
-        """**Raises** `InvalidInput` for a potential that is no sum over pairs."""
-        if not self.is_pairwise:
+        """**Raises** `InvalidInput` for a potential without a sum over pairs."""
+        if not self.has_contacts:
             raise InvalidInput(f"{type(self).__name__} is no sum over pairs: it has no contacts")
 
     def prepared_for(self, system: System) -> Self:
@@ -165,6 +208,34 @@ def shown(value: Any) -> str:
     if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
         return f"{value.dtype}{list(value.shape)}"
     return str(np.asarray(value).tolist()) if eqx.is_array(value) else repr(value)
+
+
+class LocalTerms(eqx.Module):
+    """The terms of a sum over groups of k particles: the particles of each term, their positions with periodic images
+    resolved, and their diameters.
+    """
+
+    groups: Int[Array, "m k"]
+    positions: Float[Array, "m k d"]
+    diameters: Float[Array, "m k"]
+    potential: Any
+    axes: Any = eqx.field(static=True)
+
+    def map(self, function: Any) -> Array:
+        """`function(potential, x, diameters)` of every term."""
+        return jax.vmap(function, (self.axes, 0, 0))(self.potential, self.positions, self.diameters)
+
+    def energies(self) -> Float[Array, " m"]:
+        """The energy of every term."""
+        return self.map(lambda potential, x, diameters: potential.term_energy(x, diameters))
+
+    def gradients(self) -> Float[Array, "m k d"]:
+        """The derivative of every term by the positions of its particles."""
+        return self.map(lambda potential, x, diameters: jax.grad(potential.term_energy)(x, diameters))
+
+    def blocks(self) -> Float[Array, "m k d k d"]:
+        """The second derivatives of every term by the positions of its particles."""
+        return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
 
 
 class Pairs(eqx.Module):

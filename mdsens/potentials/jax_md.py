@@ -81,8 +81,8 @@ class JaxMD(Potential):
         ready = super().prepared_for(system)
         return eqx.tree_at(lambda potential: potential.unit, ready, unit, is_leaf=lambda leaf: leaf is None)
 
-    def stiffness(self, system: System) -> Scalar:
-        return super().stiffness(system) if self.unit is None else self.unit
+    def typical_stiffness(self, system: System) -> Scalar:
+        return super().typical_stiffness(system) if self.unit is None else self.unit
 
     def length(self, system: System) -> Scalar:
         """The spacing of as many particles in the same room."""

@@ -29,7 +29,7 @@ ends as (σ - r)^0.5, as that of `SoftSphere(alpha=1.5)`, does not jump.
 """
 
 
-class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
+class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
     """The base for potentials that are a sum over pairs; a new one takes five lines.
 
         class Gaussian(mdsens.PairPotential):
@@ -56,6 +56,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
     _source: ClassVar[str] = "pair_energy(r, sigma)"
     listed: ClassVar[bool] = True
     is_pairwise: ClassVar[bool] = True
+    has_terms: ClassVar[bool] = True
 
     @abc.abstractmethod
     def pair_energy(self, r: Scalar, sigma: Scalar) -> Scalar:
@@ -76,11 +77,11 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         return jnp.where(touching == 0.0, second(0.95 * sigma, sigma), touching)
 
     def energy(self, system: System, neighbors: PairList) -> Scalar:
-        pairs = self.pairs(system, neighbors)
+        pairs = self.pair_terms(system, neighbors)
         return jnp.sum(pairs.map(lambda potential, r, sigma: potential.pair_energy(r, sigma)))
 
     def gradient(self, system: System, neighbors: PairList) -> Float[Array, "n d"]:
-        return self.pairs(system, neighbors).gradient(system.n)
+        return self.pair_terms(system, neighbors).gradient(system.n)
 
     @eqx.filter_jit
     def reach(self, system: System) -> Scalar:
@@ -93,7 +94,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         return jnp.asarray(True) if count == 1 else jnp.all((system.species >= 0) & (system.species < count))
 
     @eqx.filter_jit
-    def stiffness(self, system: System) -> Scalar:
+    def typical_stiffness(self, system: System) -> Scalar:
         each = jnp.arange(system.n)
         like, unlike = (
             self._stiffness_of(*pairs)
@@ -115,7 +116,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
             return jax.value_and_grad(potential.pair_energy)(r, sigma)
 
         energy, slope = jax.vmap(at_end, (axes, 0, 0))(potential, inside, sigma)
-        unit = max(LARGEST_JUMP, 2.0 * (8.0 * eps) ** 0.5) * self.stiffness(system) * sigma
+        unit = max(LARGEST_JUMP, 2.0 * (8.0 * eps) ** 0.5) * self.typical_stiffness(system) * sigma
         jumps = (jnp.abs(energy) > unit * sigma) | (jnp.abs(slope) > unit)
         return jnp.any(jumps & jnp.isfinite(cutoff))
 
@@ -142,7 +143,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pairs")):
         potential, axes, sigma = self.for_particles(system, i, j)
         return jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
 
-    def pairs(self, system: System, neighbors: PairList) -> Pairs:
+    def pair_terms(self, system: System, neighbors: PairList) -> Pairs:
         """The listed pairs with everything that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
         separation = neighbors.separations(system.positions, system.box)

@@ -51,7 +51,7 @@ class StillingerWeber(Potential):
     def reach(self, system: System) -> Scalar:
         return self.a * self.sigma
 
-    def stiffness(self, system: System) -> Scalar:
+    def typical_stiffness(self, system: System) -> Scalar:
         """φ'' of a bond at rest, σ 2^(1/6) long in silicon, or as stiff as ε/σ² where it would not be positive."""
         at_rest = jax.grad(jax.grad(self._pair))(2.0 ** (1.0 / 6.0) * self.sigma)
         return jnp.maximum(at_rest, self.epsilon / self.sigma**2)

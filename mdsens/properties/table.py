@@ -98,7 +98,7 @@ class Table(dict[str, float]):
 
 def table(equilibrium: Equilibrium) -> Table:
     """All properties that are one number, as far as the equilibrium has them."""
-    periodic, pairwise = equilibrium.system.periodic, equilibrium.potential.is_pairwise
+    periodic, pairwise = equilibrium.system.periodic, equilibrium.potential.has_contacts
     names = [
         name
         for name, each in REGISTRY.items()

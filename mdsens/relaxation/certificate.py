@@ -299,7 +299,7 @@ def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbor
     nothing: dict[str, Any] = dict.fromkeys(
         ("force_scale", "contact_number", "isostatic", "smallest_overlap", "smallest_gap")
     )
-    if not here.potential.is_pairwise:
+    if not here.potential.has_contacts:
         return nothing
     touching, gap, force = (np.asarray(a) for a in (contacts.touching, contacts.gap, contacts.force))
     constrained, d = int(np.sum(np.asarray(contacts.constrained))), here.system.dim

@@ -200,7 +200,7 @@ class _Ensemble:
 
     def _with_few_pairs(self, outcome: Outcome, near: Bool[Array, "m p"]) -> Outcome:
         """Of the pairs only those in contact or nearly."""
-        if not self.members.potential.is_pairwise:
+        if not (self.members.potential.has_terms and self.members.potential.needs_pairs):
             return outcome
         _, n, d = self.members.system.positions.shape
         neighbors = only_chosen(outcome.neighbors, np.asarray(near), n, least=2.0**d)

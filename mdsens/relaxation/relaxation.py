@@ -422,7 +422,7 @@ class _HostDescent:
 
     def _outcome(self, run: Descent, escapes: int) -> tuple[Outcome, Linearization]:
         positions, neighbors, energy, near = _finish(self.potential, self.system, self.given, run, self._order)
-        if self.potential.is_pairwise:
+        if self.potential.has_terms and self.potential.needs_pairs:
             neighbors = only_chosen(neighbors, np.asarray(near), self.given.n)
         here = Configuration(self.potential, self.given.replace(positions=positions), neighbors)
         linearization = linearize(here, self.relax.solver_for(self.potential, self.given))
@@ -480,7 +480,12 @@ def restore_order(run: Descent, order: Int[Array, " n"] | None) -> tuple[Float[A
 @eqx.filter_jit
 def _descend_in_jit(method: Method, potential: Potential, given: System, limits: Limits, most_escapes: int) -> Outcome:
     finder, order = method.finder, None
-    if isinstance(finder, NeighborList) and potential.listed and given.n > COMPARE_ALL_UP_TO:
+    if (
+        isinstance(finder, NeighborList)
+        and potential.listed
+        and given.n > COMPARE_ALL_UP_TO
+        and not potential.names_particles
+    ):
         width = (1.0 + finder.skin.astype(given.positions.dtype)) * potential.reach(given)
         order = sort_into_cells(given, width).order
     system = given if order is None else given.in_order(order)

@@ -46,7 +46,8 @@ def _is_positive(value: Any) -> bool:
 
 def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
-    if type(potential).stiffness is not Potential.stiffness and tolerance > LARGEST_TOLERANCE * force_scale:
+    known = all(type(part).typical_stiffness is not Potential.typical_stiffness for part in potential.parts())
+    if known and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
             f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
             "units of this potential. Leave the tolerance out, or give one far below that"
@@ -55,7 +56,7 @@ def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> N
 
 def check_tension(potential: Potential, pressure: float) -> None:
     """**Raises** `InvalidInput` for a pressure at which a cell of particles that only repel has no minimum."""
-    if potential.contact and not pressure > 0.0:
+    if potential.contact and potential.is_pairwise and not pressure > 0.0:
         raise InvalidInput(
             f"{type(potential).__name__} only repels: at a pressure of {pressure:g} its cell grows without end; "
             "ask for a positive one"
@@ -161,7 +162,7 @@ def beyond_precision(tolerance: float, max_force: float, here: Configuration) ->
     if tolerance < floor and max_force < FORCE_NEAR_ROUNDING * floor:
         dtype = here.system.positions.dtype
         cure = "ask for a tolerance above that"
-        if not (here.potential.is_pairwise and dtype == jnp.float32):
+        if not (here.potential.has_terms and dtype == jnp.float32):
             cure += " (or is there a force that jumps, as at a cutoff without a smooth switch?)"
         if dtype == jnp.float32:
             cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
@@ -174,7 +175,7 @@ def beyond_precision(tolerance: float, max_force: float, here: Configuration) ->
 
 def unbalanced_force(here: Configuration) -> float:
     """The largest component of the mean force on a particle, if moving all of them along it changes no force."""
-    if here.potential.is_pairwise:
+    if not here.potential.others():
         return 0.0
     force, resistance, typical = (float(found) for found in _mean_force(here))
     rounding = RIGID_RESISTANCE * float(jnp.finfo(here.system.positions.dtype).eps) * typical

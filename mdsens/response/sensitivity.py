@@ -186,7 +186,7 @@ def _one_sided(
         if not near.certificate.indeterminate and not far.certificate.indeterminate:
             break
         step *= 10.0  # until it is clear on which side the contacts are
-    pairwise = equilibrium.potential.is_pairwise
+    pairwise = equilibrium.potential.has_contacts
     if near.certificate.indeterminate or (pairwise and network(near).contacts != network(far).contacts):
         raise NotDifferentiable(
             f"within {2 * step:.1g} of {wrt} = {float(value):.6g} contacts keep changing, or cannot be "

@@ -218,11 +218,11 @@ def _rates(
     def gaps(value: Array, x: Float[Array, "n d"]) -> Float[Array, " p"]:
         other: Any
         other, moved = with_parameter(wrt, value, potential, system)
-        return other.pairs(moved.replace(positions=x), backbone).gap
+        return other.pair_terms(moved.replace(positions=x), backbone).gap
 
     response = moved_by(linearization, equilibrium, wrt, along)[0]
     gap, rate = jax.jvp(gaps, (value, system.positions), (along, response))
-    pairs: Any = potential.pairs(system, backbone)
+    pairs: Any = potential.pair_terms(system, backbone)
     return response, gap, rate, pairs.interacts
 
 

@@ -9,7 +9,7 @@ import mdsens
 from mdsens.potentials import JaxMD
 
 
-@pytest.mark.parametrize("name", ["energy", "gradient", "pairs"])
+@pytest.mark.parametrize("name", ["energy", "gradient", "pair_terms"])
 def test_a_sum_over_pairs_that_overrides_what_follows_from_it_is_refused(name):
     """Forces come from pair_energy and would ignore a gravity that is added to the energy."""
     with pytest.raises(mdsens.InvalidInput, match=rf"Heavy overrides {name}\(\), which follows from pair_energy"):

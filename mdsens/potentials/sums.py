@@ -1,0 +1,165 @@
+"""Sums of potentials: `SoftSphere(…) + Bonds(…) + Load(…)`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ..errors import InvalidInput
+from ..geometry import PairList
+from ..system import System
+from .base import LocalTerms, Pairs, Potential, Scalar
+
+
+class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")):
+    """The sum of some potentials: `mdsens.SoftSphere() + mdsens.Bonds(pairs, stiffness=2.0)`.
+
+    Each term keeps its parameters. By name they are `bonds.stiffness` and so on, after the class of the term: two of
+    one class are `bonds` and `bonds_2`. The terms are attributes of these names, `potential.bonds.stiffness`, also of a
+    gradient.
+
+    **Arguments:**
+
+    - `terms`: the potentials. At most one of them is a sum over pairs within a cutoff.
+    - `names`: of the terms; by default made from their classes.
+
+    **Raises** `InvalidInput` for two sums over pairs, and for names that do not suit.
+    """
+
+    terms: tuple[Potential, ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, *terms: Potential, names: tuple[str, ...] | None = None) -> None:
+        flat = [each for term in terms for each in (term.terms if isinstance(term, Sum) else (term,))]
+        wrong = [type(each).__name__ for each in flat if not isinstance(each, Potential)]
+        if wrong or not flat:
+            raise InvalidInput(f"a sum is one of potentials, not of {', '.join(wrong) or 'nothing'}")
+        pairs = [type(each).__name__ for each in flat if each.is_pairwise]
+        if len(pairs) > 1:
+            raise InvalidInput(
+                f"a sum has at most one sum over pairs within a cutoff, not {' and '.join(pairs)}: write one potential "
+                "whose pair_energy is the sum (mdsens.PairPotential)"
+            )
+        self.terms = tuple(flat)
+        self.names = _names(flat) if names is None else tuple(names)
+        if len(set(self.names)) != len(flat) or not all(name.isidentifier() for name in self.names):
+            raise InvalidInput(f"{len(flat)} terms need as many different names, not {', '.join(self.names)}")
+
+    def __getattr__(self, name: str) -> Any:
+        names = self.__dict__.get("names", ())
+        if name in names:
+            return self.terms[names.index(name)]
+        raise AttributeError(f"this sum has no term or attribute {name!r}; its terms are {', '.join(names)}")
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms))
+
+    def parts(self) -> tuple[Potential, ...]:
+        return self.terms
+
+    @property
+    def pair_part(self) -> Potential | None:
+        """The term that is a sum over pairs within a cutoff, if there is one."""
+        return next((term for term in self.terms if term.is_pairwise), None)
+
+    @property
+    def listed(self) -> bool:  # type: ignore[override]
+        """Whether no term needs more than the pairs within its reach, and one needs those."""
+        return self.needs_pairs and all(term.listed or not term.needs_pairs for term in self.terms)
+
+    @property
+    def needs_pairs(self) -> bool:  # type: ignore[override]
+        return any(term.needs_pairs for term in self.terms)
+
+    @property
+    def names_particles(self) -> bool:  # type: ignore[override]
+        return any(term.names_particles for term in self.terms)
+
+    @property
+    def has_terms(self) -> bool:  # type: ignore[override]
+        return all(term.has_terms for term in self.terms)
+
+    @property
+    def contact(self) -> bool:  # type: ignore[override]
+        return self.pair_part is not None and self.pair_part.contact
+
+    def energy(self, system: System, neighbors: PairList) -> Scalar:
+        return _total(term.energy(system, neighbors) for term in self.terms)
+
+    def gradient(self, system: System, neighbors: PairList) -> Float[Array, "n d"]:
+        return _total(term.gradient(system, neighbors) for term in self.terms)
+
+    def pair_terms(self, system: System, neighbors: PairList) -> Pairs | None:
+        return None if self.pair_part is None else self.pair_part.pair_terms(system, neighbors)
+
+    def local_terms(self, system: System) -> LocalTerms | None:
+        return None
+
+    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+        return _total(term.supports(system, least_force) for term in self.terms if not term.is_pairwise)
+
+    def reach(self, system: System) -> Scalar:
+        return functools.reduce(jnp.maximum, (term.reach(system) for term in self.terms))
+
+    def cutoffs(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> Float[Array, " p"]:
+        return functools.reduce(jnp.maximum, (term.cutoffs(system, i, j) for term in self.terms))
+
+    def typical_stiffness(self, system: System) -> Scalar:
+        """The sum of those of the terms."""
+        return _total(term.typical_stiffness(system) for term in self.terms)
+
+    def length(self, system: System) -> Scalar:
+        """That of the pairs, else of the first term that has one of its own, else the mean diameter."""
+        own = (term for term in self.terms if type(term).length is not Potential.length)
+        chosen = self.pair_part or next(own, None)
+        return super().length(system) if chosen is None else chosen.length(system)
+
+    def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:
+        return functools.reduce(jnp.logical_or, (term.jumps_at_cutoff(system) for term in self.terms))
+
+    def covers(self, system: System) -> Bool[Array, ""]:
+        return functools.reduce(jnp.logical_and, (term.covers(system) for term in self.terms))
+
+    def check(self) -> None:
+        for term in self.terms:
+            term.check()
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        for term in self.terms:
+            term.check_for(system, cutoffs)
+
+    def prepared_for(self, system: System) -> Sum:
+        return Sum(*(term.prepared_for(system) for term in self.terms), names=self.names)
+
+    def parameter_names(self) -> list[str]:
+        return self._of_terms(lambda term: term.parameter_names())
+
+    def number_names(self) -> list[str]:
+        return self._of_terms(lambda term: term.number_names())
+
+    def get_parameter(self, name: str) -> Any:
+        term, _, own = name.partition(".")
+        return getattr(self, term).get_parameter(own)
+
+    def _of_terms(self, names_of: Any) -> list[str]:
+        return [f"{name}.{own}" for name, term in zip(self.names, self.terms, strict=True) for own in names_of(term)]
+
+
+def _names(terms: list[Potential]) -> tuple[str, ...]:
+    """`soft_sphere`, `bonds`, `bonds_2`: after the classes."""
+    names: list[str] = []
+    for term in terms:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(term).__name__).lower()
+        count = 1 + sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in names)
+        names.append(name if count == 1 else f"{name}_{count}")
+    return tuple(names)
+
+
+def _total(values: Any) -> Any:
+    return functools.reduce(jnp.add, values)

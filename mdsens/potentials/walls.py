@@ -1,0 +1,158 @@
+"""Walls that particles touch as they touch each other."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..errors import InvalidInput
+from ..geometry import sum_components
+from ..system import System, name_particles
+from .base import Scalar, parameter
+from .bonds import TermParameter
+from .local import LocalPotential, every_particle, typical
+from .soft_sphere import power
+
+
+class Wall(LocalPotential):
+    """The base for walls: E = Σ ε/α (1 - h/R)^α over the particles with h < R, h the distance of a particle's center
+    from the wall and R = D/2 its radius. Behind the wall h is negative and the energy goes on growing, so that
+    particles are pushed back.
+
+    A wall of another shape defines `height`, and has `epsilon` and `alpha` among its fields. Walls act on positions as
+    they are, not wrapped into a periodic cell: where a wall is parallel to a periodic direction nothing jumps, and in
+    any other direction the particles must stay in one image. A strain of the cell does not move a wall.
+
+    **Arguments:**
+
+    - `epsilon` (energy; one number or [n]), `alpha` (a pure number; 2 harmonic, 2.5 Hertzian): as of `SoftSphere`.
+    """
+
+    epsilon: eqx.AbstractVar[TermParameter]
+    alpha: eqx.AbstractVar[TermParameter]
+
+    per_term: ClassVar[tuple[str, ...]] = ("epsilon", "alpha")
+    _source: ClassVar[str] = "height(x)"
+
+    @abc.abstractmethod
+    def height(self, x: Float[Array, " d"]) -> Scalar:
+        """The distance of one point from the wall, negative behind it."""
+
+    def groups(self, system: System) -> Int[Array, "n 1"]:
+        return every_particle(system)
+
+    def term_energy(self, x: Float[Array, "1 d"], diameters: Float[Array, " 1"]) -> Scalar:
+        overlap = 1.0 - self.height(x[0]) / (0.5 * diameters[0])
+        touching = jnp.logical_not(overlap <= 0.0)  # NaN stays NaN
+        energy = self.epsilon / self.alpha * power(jnp.where(touching, overlap, 1.0), self.alpha)
+        return jnp.where(touching, energy, 0.0)
+
+    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+        """One contact on each particle that the wall pushes with more than the least force."""
+        squared = sum_components(self.local_terms(system).gradients()[:, 0] ** 2)
+        return (squared > least_force**2).astype(jnp.int32)
+
+    def typical_stiffness(self, system: System) -> Scalar:
+        """ε/R² of the particles."""
+        return typical(jnp.abs(self.epsilon) / (0.5 * system.diameters) ** 2)
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        super().check_for(system, cutoffs)
+        self._refuse_negative("epsilon")
+
+
+class PlanarWall(Wall):
+    """A flat wall: E = Σ ε/α (1 - h/R)^α over the particles with h < R, h = n·(x - p) the distance of a particle's
+    center from the wall and R = D/2 its radius. Behind the wall h is negative and the energy goes on growing.
+
+    It acts on positions as they are, not wrapped into a periodic cell.
+
+    **Arguments:**
+
+    - `position` ([d], length): p, any point of the wall.
+    - `normal` ([d]): n, of any length, to the side where the particles are.
+    - `epsilon` (energy; one number or [n]), `alpha` (a pure number; 2 harmonic, 2.5 Hertzian): as of `SoftSphere`.
+
+    **Raises** `InvalidInput`, when it is relaxed, for vectors of other shapes, a normal without direction, and a
+    negative `epsilon`.
+    """
+
+    position: Float[Array, " d"] = parameter()
+    normal: Float[Array, " d"] = parameter()
+    epsilon: TermParameter = parameter(default=1.0)
+    alpha: TermParameter = parameter(default=2.0)
+
+    def height(self, x: Float[Array, " d"]) -> Scalar:
+        return jnp.sum(self.normal * (x - self.position)) / jnp.sqrt(jnp.sum(self.normal**2))
+
+    def groups(self, system: System) -> Int[Array, "n 1"]:
+        for name in ("position", "normal"):
+            _check_vector("PlanarWall", name, getattr(self, name), system.dim)
+        return super().groups(system)
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        super().check_for(system, cutoffs)
+        if not np.any(np.asarray(self.normal)):
+            raise InvalidInput("the normal of a PlanarWall is zero: it must point to the side where the particles are")
+
+
+class CylindricalWall(Wall):
+    """A container with the particles inside: a cylinder around an axis in three dimensions, a circle in two.
+
+    E = Σ ε/α (1 - h/R)^α over the particles with h < R, h the distance of a particle's center from the wall, negative
+    outside, and R = D/2 its radius. It acts on positions as they are, not wrapped into a periodic cell, which may
+    repeat along the axis.
+
+    **Arguments:**
+
+    - `radius` (length): of the container.
+    - `axis` ([3], of any length): its direction in three dimensions; the last axis if None.
+    - `center` ([d], length): a point of the axis, the center of the circle; the origin if None.
+    - `epsilon` (energy; one number or [n]), `alpha` (a pure number; 2 harmonic, 2.5 Hertzian): as of `SoftSphere`.
+
+    **Raises** `InvalidInput`, when it is relaxed, for vectors of other shapes, an axis without direction or in two
+    dimensions, a negative `epsilon`, and a container narrower than a particle.
+    """
+
+    radius: Scalar = parameter()
+    axis: Float[Array, " 3"] | None = parameter(default=None)
+    center: Float[Array, " d"] | None = parameter(default=None)
+    epsilon: TermParameter = parameter(default=1.0)
+    alpha: TermParameter = parameter(default=2.0)
+
+    def height(self, x: Float[Array, " d"]) -> Scalar:
+        away = x if self.center is None else x - self.center
+        if self.axis is not None:
+            along = self.axis / jnp.sqrt(jnp.sum(self.axis**2))
+            away = away - jnp.sum(away * along) * along
+        squared = jnp.sum(away[:2] ** 2 if self.axis is None else away**2)
+        apart = squared > 0.0  # on the axis no wall is nearer than another
+        return self.radius - jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+
+    def groups(self, system: System) -> Int[Array, "n 1"]:
+        if np.shape(self.radius) != ():
+            raise InvalidInput(f"radius of CylindricalWall must be one number, not {list(np.shape(self.radius))}")
+        if self.axis is not None and system.dim == 2:
+            raise InvalidInput("a CylindricalWall has no axis in two dimensions: leave it out")
+        for name in ("axis", "center"):
+            if getattr(self, name) is not None:
+                _check_vector("CylindricalWall", name, getattr(self, name), system.dim)
+        return super().groups(system)
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        super().check_for(system, cutoffs)
+        if self.axis is not None and not np.any(np.asarray(self.axis)):
+            raise InvalidInput("the axis of a CylindricalWall is zero: it must have a direction")
+        large = np.flatnonzero(0.5 * np.asarray(system.diameters) >= float(self.radius))
+        if large.size:
+            raise InvalidInput(
+                f"the radius {float(self.radius):.6g} of a CylindricalWall leaves no room for {name_particles(large)}"
+            )
+
+
+def _check_vector(kind: str, name: str, value: Array, d: int) -> None:
+    if np.shape(value) != (d,):
+        raise InvalidInput(f"{name} of {kind} must be a vector [{d}], not {list(np.shape(value))}")
