@@ -94,6 +94,8 @@ def root(
     _check_options(linear_solver, symmetric)
 
     def differentiable(x: Any, theta: tuple[Any, ...]) -> Any:
+        if not jax.tree.leaves(_real(x)) or any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(_real(x))):
+            raise InvalidInput("there is no derivative of x: let it hold real arrays, not integers or complex numbers")
         explicit, result = with_closure(condition, x, *theta)
         _check_condition(result, x)
         theta = with_arrays((explicit, *theta))
@@ -136,7 +138,7 @@ def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
 @implicit_function.def_jvp
 def _(primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     x, theta, rule = primals
-    x = implicit_function(x, theta, rule)
+    x, theta = with_arrays((implicit_function(x, theta, rule), theta))
     return x, rule.response(x, theta, tangents[1])
 
 
@@ -164,8 +166,6 @@ class ImplicitRule(eqx.Module):
 
     def check(self, x: Any, theta: Any) -> None:
         """**Raises** `InvalidInput`, and `NotConverged` outside `jit` where the condition is not met."""
-        if not jax.tree.leaves(x) or any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves((x, self.rest))):
-            raise InvalidInput("there is no derivative of x: let it hold real arrays, not integers or complex numbers")
         if self.null_space is not None and not callable(self.null_space):
             _check_basis(self.null_space, x)
         fixed = frozen((self, x, theta))

@@ -108,7 +108,7 @@ def test_a_chain_of_springs_between_fixed_ends_by_every_stiffness_length_and_the
     ends = (0.0, 7.0)
 
     def energy(x, k, lengths, load):
-        stretched = jnp.diff(jnp.concatenate([ends[:1], x, ends[1:]])) - lengths
+        stretched = jnp.diff(jnp.concatenate([jnp.array(ends[:1]), x, jnp.array(ends[1:])])) - lengths
         return 0.5 * jnp.sum(k * stretched**2) - load * x[2]
 
     @root(jax.grad(energy), symmetric=True)
@@ -413,8 +413,10 @@ def test_a_load_that_nothing_balances_is_refused():
 
 
 def test_a_condition_that_is_not_met_is_refused():
+    found = jnp.asarray(by_scipy(START, A)) + 1e-3
+
     def sloppy(start, a):
-        return jnp.asarray(by_scipy(START, A)) + 1e-3
+        return found
 
     with pytest.raises(mdsens.NotConverged, match="condition"):
         root(two_equations, tolerance=1e-8)(sloppy)(START, A)

@@ -25,7 +25,7 @@ def call_on_host(function: Callable[..., Any], arguments: Any, like: Any, has_au
     """
     arrays, others = eqx.partition(arguments, eqx.is_array)
     if is_concrete(arrays):
-        return function(*eqx.combine(jax.tree.map(np.asarray, arrays), others))
+        return function(*eqx.combine(jax.tree.map(np.array, arrays), others))
     if has_aux:
         raise InvalidInput("inside jit and vmap a callback returns x alone: leave out has_aux, or call it outside")
     if like is None:
@@ -33,7 +33,7 @@ def call_on_host(function: Callable[..., Any], arguments: Any, like: Any, has_au
     result, rest = eqx.partition(like, _is_array)
 
     def call(arrays: Any) -> Any:
-        found = function(*eqx.combine(jax.tree.map(np.asarray, arrays), others))
+        found = function(*eqx.combine(jax.tree.map(np.array, arrays), others))
         return eqx.filter(as_template(found, like, np.asarray), jax.tree.map(_is_array, like))
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(*_shape_and_type(leaf)), result)

@@ -40,15 +40,16 @@ def outside_trace(concrete: bool = True) -> contextlib.AbstractContextManager[No
 
 
 def frozen(tree: PyTree) -> PyTree:
-    """The same without derivatives; other objects than arrays stay as they are."""
+    """The same without derivatives; other objects than JAX's arrays stay as they are."""
     arrays, others = eqx.partition(tree, eqx.is_array)
-    return with_arrays(eqx.combine(jax.lax.stop_gradient(arrays), others))  # some tracers hold a plain number
+    return eqx.combine(with_arrays(jax.lax.stop_gradient(arrays)), others)  # it makes numbers of some arrays
 
 
 def with_arrays(tree: PyTree) -> PyTree:
     """The floats and the arrays of NumPy as arrays of JAX."""
     convertible = np.ndarray | np.generic | float
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, convertible) else leaf, tree)
+    with outside_trace():  # within grad JAX would make a tracer of a number of its own
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, convertible) else leaf, tree)
 
 
 def with_closure(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], PyTree]:
