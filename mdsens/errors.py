@@ -60,6 +60,7 @@ class Status(enum.IntEnum):
     WEAKLY_HELD = 12
     CURVATURE_NOT_FINITE = 13
     UNBALANCED = 14
+    CONDITION_NOT_MET = 15
 
     @property
     def error(self) -> type[MdsensError]:
@@ -81,8 +82,9 @@ class _Facts(dict):
 
 
 _CURES_OF_SOLVES = (
-    "it did not converge, or the packing has modes so soft that they may be floppy. Use the dense solver "
-    "(linear_solvers.dense(), --linear-solver dense), and relax to a smaller tolerance"
+    "it did not converge, or there are modes so soft that they may be floppy. Use the dense solver "
+    "(linear_solvers.dense(), --linear-solver dense), and relax to a smaller tolerance; for a condition of your own, "
+    "pass its null space (implicit.root(…, null_space=…))"
 )
 
 _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
@@ -142,6 +144,11 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "a net force of {force:.3g} on each particle pulls all of them the same way, {steps} steps on as before, and "
         "nothing balances it: there is no point at rest. Take the net force out of the potential, or add what holds "
         "the particles",
+    ),
+    Status.CONDITION_NOT_MET: (
+        NotConverged,
+        "the largest component of the condition at what the solver has found is {value:.3g}, not below the tolerance "
+        "{tolerance:.3g}: solve more exactly, or allow more (implicit.root(…, tolerance=…))",
     ),
     Status.CURVATURE_NOT_FINITE: (
         NotAMinimum,

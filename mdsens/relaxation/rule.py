@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ..errors import Status
 from ..geometry import PairList, reciprocal, symmetric_strains
+from ..implicit import nan_unless
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization, linearize
 from ..potentials import Potential
@@ -172,20 +173,6 @@ def _change_of_energy(system: System, potential: Potential, neighbors: PairList,
         return _along(energy, system, potential, change)
 
     return nan_unless(jnp.all(jnp.isfinite(system.positions)), changed, change)
-
-
-def nan_unless(defined: Bool[Array, ""], linear: Callable[[Any], Array], change: Any) -> Array:
-    """A linear function of a change; NaN throughout, forward and reverse, unless it is defined.
-
-    A factor 1 or NaN on inputs and outputs reaches both modes; a selection (`jnp.where`) reaches forward mode only. The
-    last term carries NaN to the derivatives by those inputs on which the function does not depend.
-    """
-    leaves = jax.tree.leaves(change)
-    dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
-    nan_mask = jnp.where(defined, 1.0, jnp.nan).astype(dtype)
-    masked = jax.tree.map(lambda t: t * nan_mask, change)
-    nan_carrier = sum((0.0 * jnp.sum(t) for t in jax.tree.leaves(masked)), jnp.zeros((), dtype))
-    return linear(masked) * nan_mask + nan_carrier
 
 
 def _along(function: Callable[..., Array], system: System, potential: Potential, change: Change) -> Array:

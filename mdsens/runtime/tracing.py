@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,3 +37,26 @@ def outside_trace(concrete: bool = True) -> contextlib.AbstractContextManager[No
     traced array may enter; where the arrays are not `concrete` the context changes nothing.
     """
     return jax.core.eval_context() if concrete else contextlib.nullcontext()
+
+
+def frozen(tree: PyTree) -> PyTree:
+    """The same without derivatives; other objects than JAX's arrays stay as they are."""
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(with_arrays(jax.lax.stop_gradient(arrays)), others)  # it makes numbers of some arrays
+
+
+def with_arrays(tree: PyTree) -> PyTree:
+    """The floats and the arrays of NumPy as arrays of JAX."""
+    convertible = np.ndarray | np.generic | float
+    with outside_trace():  # within grad JAX would make a tracer of a number of its own
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, convertible) else leaf, tree)
+
+
+def with_closure(function: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], PyTree]:
+    """A function whose leaves are the traced arrays that it takes from enclosing functions, and its abstract result.
+
+    Without such arrays it is the function itself, so that programs compiled for it are reused.
+    """
+    program, result, _ = eqx.filter_make_jaxpr(function)(*args)
+    closed = not is_concrete(program.consts)
+    return (eqx.filter_closure_convert(function, *args) if closed else function), result
