@@ -12,11 +12,7 @@ from ..geometry import PairList, symmetric_strains
 from ..potentials import Potential
 from ..potentials.base import Pairs
 from ..system import System
-<<<<<<< HEAD
 from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
-=======
-from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
->>>>>>> 373332b4b6f1c73434dd9b351b7558eed7848395
 
 Scalar = Float[Array, ""]
 

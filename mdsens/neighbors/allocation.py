@@ -18,7 +18,7 @@ from ..runtime.noise import white_noise
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cells import WORD, sort_into_cells
-from .lists import COMPARE_ALL_UP_TO, AllPairs, NeighborList, Neighbors, PairFinder, coarse
+from .lists import COMPARE_ALL_UP_TO, AllPairs, NeighborList, Neighbors, PairFinder, coarse, is_sorted
 
 ALL_PAIRS_UP_TO = 32
 """Particles up to which comparing all pairs at every step is as fast as a list."""
@@ -67,7 +67,7 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
         rare = math.log(3 * n) + jnp.log(members.astype(reach.dtype))
         row = row + jnp.sqrt(2.0 * rare * row) + rare / 3.0
     order = each.astype(jnp.int32)
-    if potential.listed and not potential.names_particles and n > COMPARE_ALL_UP_TO:
+    if is_sorted(potential, n):
         order = sort_into_cells(system, width).order
     own, scale = potential.cutoffs(system, each, each), potential.force_scale(system)
     fits = potential.covers(system), potential.jumps_at_cutoff(system)

@@ -34,6 +34,11 @@ REBUILD_BELOW = 0.05
 """A list is rebuilt where particles may move no further than this fraction of its skin."""
 
 
+def is_sorted(potential: Potential, n: int) -> bool:
+    """Whether the particles of a system are sorted by cells, so that neighbors are close in memory."""
+    return potential.listed and not potential.names_particles and n > COMPARE_ALL_UP_TO
+
+
 class AllPairs(Settings):
     """Every pair, at every step: the fastest for small systems, and never out of date.
 

@@ -310,7 +310,7 @@ def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbor
         apart = gap[~touching & np.isfinite(gap)]
         if not apart.size:
             apart = _wider_gaps(linearization, all_neighbors())
-        free = constrained and here.system.fixed is None
+        free = constrained and here.system.fixed is None and not here.potential.others()
         facts["isostatic"] = 2.0 * d - 2.0 * (d - 1) / constrained if free else None
         facts["smallest_overlap"] = float(-gap[touching].max()) if touching.any() else None
         facts["smallest_gap"] = float(apart.min()) if apart.size else None

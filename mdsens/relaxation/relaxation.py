@@ -26,7 +26,7 @@ from ..minimizers import FIRE, Minimizer, Newton
 from ..neighbors import AllPairs, NeighborList, Neighbors, allocate, automatic
 from ..neighbors.allocation import MOST_ENLARGEMENTS, Survey, fitting, only_chosen, overflows
 from ..neighbors.cells import sort_into_cells
-from ..neighbors.lists import COMPARE_ALL_UP_TO
+from ..neighbors.lists import is_sorted
 from ..potentials import Potential
 from ..runtime.compiled import compile_once, release_when_full
 from ..runtime.progress import Falling, reporting
@@ -381,7 +381,7 @@ class _HostDescent:
 
     @property
     def _order(self) -> Int[Array, " n"] | None:
-        return self.surveyed.order if self.given.n > COMPARE_ALL_UP_TO else None
+        return self.surveyed.order if is_sorted(self.potential, self.given.n) else None
 
     def _to_rest(self, run: Descent) -> Descent:
         relax, enlarged = self.relax, 0
@@ -480,12 +480,7 @@ def restore_order(run: Descent, order: Int[Array, " n"] | None) -> tuple[Float[A
 @eqx.filter_jit
 def _descend_in_jit(method: Method, potential: Potential, given: System, limits: Limits, most_escapes: int) -> Outcome:
     finder, order = method.finder, None
-    if (
-        isinstance(finder, NeighborList)
-        and potential.listed
-        and given.n > COMPARE_ALL_UP_TO
-        and not potential.names_particles
-    ):
+    if isinstance(finder, NeighborList) and is_sorted(potential, given.n):
         width = (1.0 + finder.skin.astype(given.positions.dtype)) * potential.reach(given)
         order = sort_into_cells(given, width).order
     system = given if order is None else given.in_order(order)
