@@ -3,6 +3,7 @@
 `mdsens.properties.pressure(eq)`; in reduced units, or in those of the input.
 """
 
+from .counting import MaxwellCount, maxwell_count
 from .elasticity import (
     affine_elastic_tensor,
     affine_moduli,
@@ -20,6 +21,7 @@ __all__ = [
     "MODULI",
     "REGISTRY",
     "UNITS",
+    "MaxwellCount",
     "Property",
     "VibrationalModes",
     "affine_elastic_tensor",
@@ -31,6 +33,7 @@ __all__ = [
     "elastic_tensor",
     "energy",
     "isotropic_moduli",
+    "maxwell_count",
     "measured",
     "packing_fraction",
     "poisson_ratio",

@@ -166,6 +166,8 @@ class Relaxation:
         **Raises** `InvalidInput`, on the host, for a tolerance that is too large.
         """
         scale = potential.force_scale(system) if surveyed is None else float(surveyed.force_scale)
+        if surveyed is not None:
+            validation.check_force_scale(potential, float(scale))
         if self.tolerance is None:
             return dataclasses.replace(self, tolerance=small_force(self.relative_tolerance, scale))
         if surveyed is not None:

@@ -44,6 +44,15 @@ def _is_positive(value: Any) -> bool:
     return number and math.isfinite(value) and bool(value > 0)
 
 
+def check_force_scale(potential: Potential, force_scale: float) -> None:
+    """**Raises** `InvalidInput` for a potential without any stiffness."""
+    if not force_scale > 0.0:
+        raise InvalidInput(
+            f"nothing resists a motion of the particles: {type(potential).__name__} has no stiffness here; add what "
+            "holds them, such as particles that touch, bonds, tethers or walls"
+        )
+
+
 def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
     known = all(type(part).typical_stiffness is not Potential.typical_stiffness for part in potential.parts())

@@ -1,0 +1,113 @@
+"""Pruning of a network: bonds removed one after the other, by what each contributes to a property."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..errors import InvalidInput
+from ..potentials import Bonds
+from ..properties import check_properties, measured
+from ..relaxation.relaxation import Relaxation
+from ..runtime.progress import with_progress
+from ..system import System
+
+Choice = Literal["largest", "smallest"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """A pruned network.
+
+    - `bonds`: all bonds, those removed with the stiffness zero; `kept` (bool [m]).
+    - `removed` (int [k]): the bonds removed, in order.
+    - `history`: `property` before each removal and at the end [k + 1].
+    """
+
+    bonds: Bonds
+    kept: np.ndarray
+    removed: np.ndarray
+    history: np.ndarray
+
+
+@with_progress("pruning", lambda done, all: (done / all, f"{done} of {all} bonds removed"))
+def prune(
+    bonds: Bonds,
+    system: System,
+    property: str,
+    down_to: int,
+    remove: Choice = "largest",
+    relax: Relaxation | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pruning:
+    """Remove bonds one after the other: each time the one whose stiffness contributes most, or least, to a property.
+
+    The contribution of a bond is k ∂P/∂k, of all bonds at once by one gradient. A bond stays where one of its ends
+    would be left with no more than d bonds.
+
+    **Arguments:**
+
+    - `bonds`, `system`: the network, at rest, or close to it.
+    - `property`: its name in `mdsens.properties.REGISTRY`, such as `bulk_modulus`.
+    - `down_to`: the number of bonds to keep.
+    - `remove`: whether to remove the `largest` or the `smallest` contribution.
+    - `relax`: how to relax; `Relaxation()` if None.
+
+    **Returns:**
+
+    - A `Pruning`.
+
+    **Raises** `InvalidInput` for an unknown property, and where no more bonds may go.
+
+    **Reference:**
+
+    - Goodrich, Liu and Nagel, Phys. Rev. Lett. 114, 225501 (2015).
+    """
+    (name,) = check_properties(property)
+    relax, pairs, m = relax or Relaxation(), np.asarray(bonds.pairs), len(bonds.pairs)
+    if not 0 < down_to <= m:
+        raise InvalidInput(f"down_to is a number of bonds from 1 to {m}, not {down_to}")
+    if remove not in ("largest", "smallest"):
+        raise InvalidInput(f"remove is 'largest' or 'smallest', not {remove!r}")
+    stiffness = jnp.broadcast_to(bonds.stiffness, (m,)).astype(system.positions.dtype)
+    kept, removed, history = np.asarray(stiffness) > 0.0, [], []
+    while True:
+        value, slope = _value_and_slope(stiffness, bonds, system, relax, name)
+        history.append(float(value))
+        if kept.sum() <= down_to:
+            break
+        free = kept & (_bonds_at_weaker_end(pairs, kept, system.n) > system.dim + 1)
+        if not free.any():
+            raise InvalidInput(f"{kept.sum()} bonds are left, each at a particle with d + 1 bonds: none of them may go")
+        share = np.where(free, np.asarray(stiffness * slope), -np.inf if remove == "largest" else np.inf)
+        gone = int(np.argmax(share) if remove == "largest" else np.argmin(share))
+        kept[gone] = False
+        removed.append(gone)
+        stiffness = stiffness.at[gone].set(0.0)
+        if progress is not None:
+            progress(len(removed), len(removed) + int(kept.sum()) - down_to)
+    pruned = eqx.tree_at(lambda b: b.stiffness, bonds, stiffness)
+    return Pruning(pruned, kept, np.array(removed, int), np.array(history))
+
+
+def _value_and_slope(
+    stiffness: Float[Array, " m"], bonds: Bonds, system: System, relax: Relaxation, name: str
+) -> tuple[Float[Array, ""], Float[Array, " m"]]:
+    def value(stiffness: Float[Array, " m"]) -> Float[Array, ""]:
+        network = eqx.tree_at(lambda b: b.stiffness, bonds, stiffness)
+        return measured(relax(network, system), [name])[0]
+
+    return jax.value_and_grad(value)(stiffness)
+
+
+def _bonds_at_weaker_end(pairs: np.ndarray, kept: np.ndarray, n: int) -> np.ndarray:
+    """The smaller number of bonds at the two ends of each bond."""
+    degree = np.bincount(pairs[kept].ravel(), minlength=n)
+    return degree[pairs].min(axis=1)
