@@ -10,6 +10,7 @@ from ..landscape.configuration import Configuration
 from ..potentials import Bonds
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
 
 
 def network(equilibrium: Equilibrium, stressed: bool = False) -> Bonds:
@@ -42,7 +43,7 @@ def network(equilibrium: Equilibrium, stressed: bool = False) -> Bonds:
         found = f"the stiffness of a pair is {stiffness.min():.3g}" if touching.any() else "no particles interact"
         raise InvalidInput(f"{found}: bonds have a positive stiffness")
     rest_length = length - slope / stiffness if stressed else length
-    return Bonds(np.stack([i, j], axis=1), stiffness, rest_length)
+    return Bonds(as_array(np.stack([i, j], axis=1)), as_array(stiffness), as_array(rest_length))
 
 
 @compile_once
