@@ -57,7 +57,8 @@ class Wall(LocalPotential):
 
     def typical_stiffness(self, system: System) -> Scalar:
         """ε/R² of the particles."""
-        return typical(jnp.abs(self.epsilon) / (0.5 * system.diameters) ** 2)
+        radii = 0.5 * self.local_terms(system).diameters[:, 0]
+        return typical(jnp.abs(self.epsilon) / radii**2)
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         super().check_for(system, cutoffs)
