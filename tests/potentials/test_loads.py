@@ -57,9 +57,7 @@ def test_under_jit_and_vmap():
 
 def test_a_net_load_alone_is_refused_in_a_sentence():
     system = mdsens.System(RNG.normal(size=(3, 2)))
-    with pytest.raises(
-        mdsens.NotConverged, match=r"a net force of 9\.8 on each particle pulls all of them the same way"
-    ):
+    with pytest.raises(mdsens.NotConverged, match=r"a net force of 9\.8 on each particle pulls all of them"):
         mdsens.Relaxation()(mdsens.Gravity(9.8), system)
 
 
