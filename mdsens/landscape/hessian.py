@@ -119,13 +119,12 @@ class BlockHessian(Hessian):
     def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
         """Particles of a group with no second derivative between them have no entries."""
         k, d = self.blocks.shape[1:3]
-        on_site = self._sum_on_sites(self._diagonal()) + added * jnp.eye(d, dtype=self.blocks.dtype)
+        on_site = self._on_sites() + added * jnp.eye(d, dtype=self.blocks.dtype)
         sites, u, v = jnp.arange(self.n), *np.triu_indices(d)
         a, b = (corner.ravel() for corner in np.indices((d, d)))
         rows, columns, values = [], [], []
         for first, second in zip(*np.triu_indices(k, 1), strict=True):
             p, q, block = self.groups[:, first], self.groups[:, second], self.blocks[:, first, :, second, :]
-            on_site = on_site.at[p].add(jnp.where((p == q)[:, None, None], block + jnp.swapaxes(block, 1, 2), 0.0))
             block = jnp.where((p < q)[:, None, None], block, jnp.swapaxes(block, 1, 2))
             live = (jnp.any(block != 0.0, axis=(1, 2)) & (p != q))[:, None]
             low, high = jnp.minimum(p, q)[:, None], jnp.maximum(p, q)[:, None]
@@ -143,15 +142,17 @@ class BlockHessian(Hessian):
         return jnp.mean(self.site_stiffness())
 
     def site_stiffness(self) -> Float[Array, " n"]:
-        return jnp.trace(self._sum_on_sites(self._diagonal()), axis1=1, axis2=2) / self.blocks.shape[-1]
+        return jnp.trace(self._on_sites(), axis1=1, axis2=2) / self.blocks.shape[-1]
 
-    def _diagonal(self) -> Float[Array, "m k d d"]:
-        """The second derivatives by the position of one particle."""
-        return jnp.stack([self.blocks[:, a, :, a, :] for a in range(self.blocks.shape[1])], axis=1)
-
-    def _sum_on_sites(self, of_members: Float[Array, "m k *f"]) -> Float[Array, "n *f"]:
-        zeros = jnp.zeros((self.n, *of_members.shape[2:]), of_members.dtype)
-        return zeros.at[self.groups].add(of_members)
+    def _on_sites(self) -> Float[Array, "n d d"]:
+        """The second derivatives by the position of each particle, which may be in a group more than once."""
+        k, d = self.blocks.shape[1:3]
+        total = jnp.zeros((self.n, d, d), self.blocks.dtype)
+        for a, b in np.ndindex(k, k):
+            p, q = self.groups[:, a], self.groups[:, b]
+            block = self.blocks[:, a, :, b, :]
+            total = total.at[p].add(block if a == b else jnp.where((p == q)[:, None, None], block, 0.0))
+        return total
 
 
 class GeneralHessian(Hessian):

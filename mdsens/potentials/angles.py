@@ -60,7 +60,7 @@ class Angles(LocalPotential):
     def term_energy(self, x: Float[Array, "3 d"], diameters: Float[Array, " 3"]) -> Scalar:
         """½ k (δ - δ₀)², δ the angle from the nearer end: θ, or π - θ where θ > π/2.
 
-        Near that end δ² is a series in sin²θ, which is smooth where δ, a square root of it, is not. Only the square is
+        Near that end δ² is a series in tan²θ, which is smooth where δ, a square root of it, is not. Only the square is
         left where δ₀ = 0.
         """
         a, b = x[0] - x[1], x[2] - x[1]
@@ -97,7 +97,7 @@ class Angles(LocalPotential):
             k = int(np.argmax(arm > half))
             raise InvalidInput(
                 f"an arm of the angle {triples[k].tolist()} is {arm[k]:.4g} long, and half of the cell's smallest "
-                f"height is {half:.4g}: its nearest image is ambiguous. Repeat the cell (system.repeat(2))"
+                f"height is {half:.4g}: its nearest image is ambiguous; repeat the cell, and the angles with it"
             )
         sine, cosine = np.sqrt(_squared_cross(a.T, b.T)), np.sum(a * b, axis=1)
         end = np.where(cosine < 0.0, largest, 0.0)

@@ -90,5 +90,5 @@ class Bonds(LocalPotential):
             raise InvalidInput(
                 f"the bond {np.asarray(self.pairs)[k].tolist()} is {now[k]:.4g} long, with a rest length of "
                 f"{float(np.broadcast_to(np.asarray(self.rest_length), now.shape)[k]):.4g}, and half of the cell's "
-                f"smallest height is {half:.4g}: its nearest image is ambiguous. Repeat the cell (system.repeat(2))"
+                f"smallest height is {half:.4g}: its nearest image is ambiguous; repeat the cell, and the bonds with it"
             )

@@ -52,12 +52,14 @@ class Wall(LocalPotential):
 
     def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
         """One contact on each particle that the wall pushes with more than the least force."""
-        squared = sum_components(self.local_terms(system).gradients()[:, 0] ** 2)
-        return (squared > least_force**2).astype(jnp.int32)
+        terms = self.local_terms(system)
+        pushed = sum_components(terms.gradients()[:, 0] ** 2) > least_force**2
+        return jnp.zeros(system.n, jnp.int32).at[terms.groups[:, 0]].add(pushed.astype(jnp.int32))
 
     def typical_stiffness(self, system: System) -> Scalar:
         """ε/R² of the particles."""
-        return typical(jnp.abs(self.epsilon) / (0.5 * system.diameters) ** 2)
+        radii = 0.5 * self.local_terms(system).diameters[:, 0]
+        return typical(jnp.abs(self.epsilon) / radii**2)
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         super().check_for(system, cutoffs)

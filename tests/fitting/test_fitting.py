@@ -56,7 +56,7 @@ def test_one_parameter_of_several_packings_and_their_contacts():
     rests = [jammed(seed, N) for seed in (0, 1)]
     targets = []
     for rest in rests:
-        pairs = rest.potential.pairs(rest.system, rest.neighbors)
+        pairs = rest.potential.pair_terms(rest.system, rest.neighbors)
         touching = np.stack([pairs.i, pairs.j], axis=1)[np.asarray(pairs.interacts)]
         targets.append(mdsens.Target(rest.frozen.system, contacts=touching))
     found = mdsens.fit(SOFT, targets, "species-diameter:1", start={"species-diameter:1": 0.62})
