@@ -11,10 +11,9 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from jaxtyping import Array, Float
 
 from .errors import InvalidInput
-from .io.ase import DIAMETERS_IN_COLUMN, Diameters, from_ase
+from .io.ase import DIAMETERS_IN_COLUMN, Diameters, from_ase, in_one_plane
 from .landscape.configuration import Configuration
 from .neighbors import AllPairs, NeighborList, Neighbors, allocate, automatic, update
-from .neighbors.allocation import fitting
 from .potentials import Potential
 from .relaxation import validation
 from .runtime.compiled import release_when_full
@@ -125,12 +124,12 @@ class PotentialCalculator(Calculator):
             return update(known, potential, system) if bool(known.out_of_date(system.positions)) else known
         release_when_full()
         potential.check()
-        finder = self.finder or NeighborList()
-        surveyed = validation.surveyed(
-            potential, system, (finder if isinstance(finder, NeighborList) else NeighborList()).skin
-        )
-        fitting_finder = fitting(self.finder or automatic(potential, system, surveyed), potential, system, surveyed)
-        return allocate(fitting_finder, potential, system)
+        skin = (self.finder if isinstance(self.finder, NeighborList) else NeighborList()).skin
+        surveyed = validation.surveyed(potential, system, skin)
+        finder = self.finder or automatic(potential, system, surveyed)
+        if self._listed is not None and self._listed[0].n == system.n:
+            finder = self._listed[1].finder  # its capacity, so that programs are compiled once while the cell changes
+        return allocate(finder, potential, system)
 
 
 def _differ_in_positions_alone(before: System, after: System) -> bool:
@@ -176,7 +175,7 @@ def _with_z(forces: np.ndarray) -> np.ndarray:
 
 
 def _is_a_layer(atoms: Atoms) -> bool:
-    return bool(atoms.pbc[:2].all() and not atoms.pbc[2] and np.ptp(atoms.positions[:, 2]) == 0.0)
+    return bool(atoms.pbc[:2].all() and not atoms.pbc[2] and in_one_plane(atoms.positions))
 
 
 def _columns(atoms: Atoms) -> dict[str, Any]:

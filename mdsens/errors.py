@@ -149,8 +149,8 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
     Status.NOT_AT_REST: (
         NotConverged,
         "the particles are not at rest where they are given: the largest force component is {max_force:.3g}, not below "
-        "the tolerance {tolerance:.3g}; relax them further (mdsens.Relaxation, mdsens relax), or pass the tolerance that "
-        "they were relaxed to (tolerance, --tolerance); in Python, throw=False returns them as they are",
+        "the tolerance {tolerance:.3g}; relax them (mdsens.Relaxation, mdsens relax), or pass the tolerance that they "
+        "were relaxed to (tolerance, --tolerance); in Python, throw=False returns them as they are",
     ),
     Status.CONDITION_NOT_MET: (
         NotConverged,

@@ -57,6 +57,21 @@ def at_rest(
     )(potential, system)
 
 
+def why_not_at_rest(found: Equilibrium) -> MdsensError | None:
+    """The error for particles that `at_rest(throw=False)` has looked at; None for a minimum at rest."""
+    facts = float(found.max_force), float(found.tolerance), float(found.curvature)
+    error = _why_not(*facts, bool(found.converged & ~found.minimum))
+    return error if error or found.status is Status.OK else found.status.raised()
+
+
+def _why_not(max_force: float, tolerance: float, curvature: float, negative: bool) -> MdsensError | None:
+    if tolerance < max_force < np.inf:
+        return Status.NOT_AT_REST.raised(max_force=max_force, tolerance=tolerance)
+    if negative and np.isfinite(curvature):
+        return Status.NOT_A_MINIMUM.raised(curvature=curvature)
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _NoStep(Relaxation):
     """A relaxation that makes no step."""
@@ -71,9 +86,5 @@ class _NoStep(Relaxation):
         validation.check_kinds(self.minimizer, self.linear_solver)
 
     def _refused(self, outcome: Outcome) -> MdsensError | None:
-        max_force, curvature = float(outcome.max_force), float(outcome.curvature.lowest)
-        if self.force_limit < max_force < np.inf:
-            return Status.NOT_AT_REST.raised(max_force=max_force, tolerance=float(self.force_limit))
-        if bool(outcome.curvature.negative):
-            return Status.NOT_A_MINIMUM.raised(curvature=curvature)
-        return super()._refused(outcome)
+        facts = float(outcome.max_force), float(self.force_limit), float(outcome.curvature.lowest)
+        return _why_not(*facts, bool(outcome.curvature.negative)) or super()._refused(outcome)
