@@ -60,6 +60,8 @@ _MODULE_OF = {
     "Unrolled": "relaxation",
     "Validity": "response",
     "Yukawa": "potentials",
+    "at_rest": "relaxation",
+    "calculator": "ase_calculator",
     "design": "inverse_design",
     "fit": "fitting",
     "follow": "response",

@@ -61,6 +61,7 @@ class Status(enum.IntEnum):
     CURVATURE_NOT_FINITE = 13
     UNBALANCED = 14
     CONDITION_NOT_MET = 15
+    NOT_AT_REST = 16
 
     @property
     def error(self) -> type[MdsensError]:
@@ -144,6 +145,12 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "a net force of {force:.3g} on each particle pulls all of them the same way, {steps} steps on as before, and "
         "nothing balances it: there is no point at rest. Take the net force out of the potential, or add what holds "
         "the particles",
+    ),
+    Status.NOT_AT_REST: (
+        NotConverged,
+        "the particles are not at rest where they are given: the largest force component is {max_force:.3g}, not below "
+        "the tolerance {tolerance:.3g}; relax them (mdsens.Relaxation, mdsens relax), or pass the tolerance that they "
+        "were relaxed to (tolerance, --tolerance); in Python, throw=False returns them as they are",
     ),
     Status.CONDITION_NOT_MET: (
         NotConverged,

@@ -36,6 +36,7 @@ def version(
 for command in (
     packings.demo,
     packings.relax,
+    packings.certify,
     packings.properties,
     packings.sensitivity,
     inverse.fit,

@@ -174,6 +174,16 @@ class RelaxationOptions(PackingOptions):
 
 
 @dataclass(frozen=True)
+class CertificateOptions(PackingOptions):
+    """The options of `certify`, which relaxes nothing."""
+
+    precision: PrecisionOption = Precision.double
+
+    def configure(self) -> None:
+        configure(self.device, self.precision)
+
+
+@dataclass(frozen=True)
 class FitOptions(PackingOptions):
     """The options of `fit`, whose packings are relaxed further."""
 

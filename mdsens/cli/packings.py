@@ -15,6 +15,7 @@ from ..runtime.files import check_target, replacing
 from ..studies.names import look_up
 from .options import (
     AUTOMATIC,
+    CertificateOptions,
     Device,
     DeviceOption,
     Input,
@@ -80,6 +81,30 @@ def relax(
     mdsens.write(output, equilibrium)
     print(equilibrium.certify(thorough))
     print(f"{'written':<17} {output}")
+
+
+@with_options
+def certify(
+    input: Input, options: CertificateOptions, thorough: ThoroughOption = False, as_json: JsonOption = False
+) -> None:
+    """Print the certificate of a packing that another code has relaxed: is it at rest, is it a minimum?
+
+    No particle is moved. --tolerance is the largest force component that counts as rest. The exit code is 1 where this
+    is no minimum at rest.
+    """
+    from ..relaxation.found import why_not_at_rest
+
+    options.configure()
+    system = options.read(input)
+    found = mdsens.at_rest(options.make_potential(), system, tolerance=options.tolerance, throw=False)
+    certificate = found.certify(thorough)
+    if as_json:
+        facts = {"n": system.n, "dim": system.dim, "potential": options.potential}
+        print(json.dumps({**facts, **certificate.as_dict()}, indent=2))
+    else:
+        print(certificate)
+    if refused := why_not_at_rest(found):
+        raise refused
 
 
 @with_options

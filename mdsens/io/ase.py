@@ -15,6 +15,9 @@ from .format import Format, check_index
 if TYPE_CHECKING:
     from ase import Atoms
 
+ROUNDING_OF_Z = 1e-13
+"""Of the extent of a system: particles whose z differ by less are in one plane."""
+
 
 def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None = None) -> System:
     """Convert ASE Atoms to a System.
@@ -44,7 +47,7 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
         dim = int(atoms.info.get("dim", 2 if _is_flat(atoms) else 3))
     if dim not in (2, 3):
         raise InvalidInput(f"dim must be 2 or 3, not {dim}")
-    if dim == 2 and np.ptp(positions[:, 2]) > 0.0:
+    if dim == 2 and not in_one_plane(positions):
         raise InvalidInput("its particles have different z, so it is not two-dimensional")
     species = _species(atoms)
     periodic = np.asarray(atoms.pbc)[:dim]
@@ -109,7 +112,12 @@ def _is_flat(atoms: Atoms) -> bool:
     """Whether particles in one plane are all there is: not so in a crystal whose other layers are periodic images."""
     cell = np.asarray(atoms.cell)
     tilted = cell[:2, 2].any() or cell[2, :2].any()
-    return len(atoms) > 1 and np.ptp(atoms.positions[:, 2]) == 0.0 and not (atoms.pbc[2] and tilted)
+    return len(atoms) > 1 and in_one_plane(atoms.positions) and not (atoms.pbc[2] and tilted)
+
+
+def in_one_plane(positions: np.ndarray) -> bool:
+    """Whether all z are the same, to the rounding that ASE's optimizers leave in them."""
+    return bool(np.ptp(positions[:, 2]) <= ROUNDING_OF_Z * np.ptp(positions, axis=0).max())
 
 
 def to_ase(system: System) -> Atoms:

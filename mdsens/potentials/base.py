@@ -122,10 +122,6 @@ class Potential(eqx.Module):
         """
         return jnp.full(system.n, system.dim + 1, jnp.int32)
 
-    def in_order(self, order: Int[Array, " n"]) -> Self:
-        """The same energy of `system.in_order(order)`: a potential that names particles finds them there."""
-        return self
-
     def reach(self, system: System) -> Scalar:
         """The distance beyond which no two particles interact; infinite where all pairs are needed."""
         return jnp.asarray(jnp.inf, system.positions.dtype)
@@ -175,6 +171,16 @@ class Potential(eqx.Module):
     def has_contacts(self) -> bool:
         """Whether there is a sum over pairs within a cutoff among its parts."""
         return any(part.is_pairwise for part in self.parts())
+
+    def require_contact_changes(self) -> None:
+        """**Raises** `InvalidInput` for a potential of which not all contacts are known: one without, or with walls."""
+        self.require_contacts()
+        walls = [type(part).__name__ for part in self.others() if part.contact]
+        if walls:
+            raise InvalidInput(
+                f"contacts with {', '.join(walls)} are not followed: how far a response is valid is unknown. Build the "
+                "wall from fixed particles (System.fixed) if you need to know"
+            )
 
     def require_contacts(self) -> None:
         """**Raises** `InvalidInput` for a potential without a sum over pairs."""

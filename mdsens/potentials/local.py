@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -42,9 +42,6 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     parameters: differentiate by a whole potential with `equinox.filter_grad`, or by one of its parameters.
     """
 
-    place: Int[Array, " n"] | None = eqx.field(default=None, kw_only=True, repr=False)
-    """Where each particle is in the system; each in its own place if None."""
-
     per_term: ClassVar[tuple[str, ...]] = ()
 
     _source: ClassVar[str] = "term_energy()"
@@ -77,16 +74,9 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     def local_terms(self, system: System) -> LocalTerms:
         groups = self.groups(system)
         self._check_rows(len(groups))
-        if self.place is not None:
-            groups = self.place.at[groups].get(mode="fill", fill_value=system.n)
         # a particle that is not there has no position: under jit the energy is NaN, on the host check_for raises
         diameters = system.diameters.at[groups].get(mode="fill", fill_value=jnp.nan)
         return LocalTerms(groups, self._resolved(system, groups), diameters, self, self._axes())
-
-    def in_order(self, order: Int[Array, " n"]) -> Self:
-        place = jnp.zeros_like(order).at[order].set(jnp.arange(len(order), dtype=order.dtype))
-        place = place if self.place is None else place[self.place]
-        return eqx.tree_at(lambda potential: potential.place, self, place, is_leaf=lambda leaf: leaf is None)
 
     def _resolved(self, system: System, groups: Int[Array, "m k"]) -> Float[Array, "m k d"]:
         """The positions of the particles of each term, each at the image nearest to the one before it."""

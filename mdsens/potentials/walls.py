@@ -36,6 +36,7 @@ class Wall(LocalPotential):
 
     per_term: ClassVar[tuple[str, ...]] = ("epsilon", "alpha")
     _source: ClassVar[str] = "height(x)"
+    contact: ClassVar[bool] = True
 
     @abc.abstractmethod
     def height(self, x: Float[Array, " d"]) -> Scalar:

@@ -3,7 +3,8 @@
 from .certificate import Certificate
 from .ensemble import relax_ensemble
 from .equilibrium import Equilibrium
+from .found import at_rest
 from .relaxation import Relaxation
 from .unrolled import Unrolled
 
-__all__ = ["Certificate", "Equilibrium", "Relaxation", "Unrolled", "relax_ensemble"]
+__all__ = ["Certificate", "Equilibrium", "Relaxation", "Unrolled", "at_rest", "relax_ensemble"]

@@ -109,8 +109,8 @@ def advance(method: Method, potential: Potential, system: System, run: Descent, 
 
 
 def unfinished(run: Descent, limits: Limits) -> Bool[Array, ""]:
-    """Whether another round may bring the descent further."""
-    going = (run.max_force > limits.tolerance) & (run.steps < limits.most_steps)
+    """Whether another round may bring the descent further; one is needed to know the forces at the start."""
+    going = (run.max_force > limits.tolerance) & ((run.steps < limits.most_steps) | run.needs_start)
     return going & ~run.neighbors.overflow & ~run.idle
 
 

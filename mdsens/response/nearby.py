@@ -113,7 +113,7 @@ class Network:
 def network(equilibrium: Equilibrium) -> Network:
     """The contact network. **Raises** `InvalidInput` for a potential that is no sum over pairs."""
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
-    potential.require_contacts()
+    potential.require_contact_changes()
     gap, touching, rattlers = (np.asarray(a) for a in _gaps(Configuration(potential, system, neighbors)))
     i, j, listed = (np.asarray(a) for a in (neighbors.i, neighbors.j, neighbors.valid))
     times: dict[Contact, int] = {}

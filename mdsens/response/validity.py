@@ -112,7 +112,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     check_name(wrt, potential, system)
     equilibrium.check()
     check_fixed_cell(equilibrium)
-    potential.require_contacts()
+    potential.require_contact_changes()
     value = parameter_value(wrt, potential, system)
     along = direction_of(wrt, value, direction)
     rates = contact_rates(equilibrium, wrt, along)

@@ -185,3 +185,23 @@ def test_relax_at_constant_pressure(relaxed, tmp_path):
     assert code == 0 and "0.1, the stress off it by" in out
     rest = mdsens.Relaxation()(mdsens.SoftSphere(), mdsens.read(tmp_path / "p.extxyz"))
     assert float(mdsens.properties.pressure(rest)) == pytest.approx(0.1, abs=1e-9)
+
+
+def test_a_packing_that_another_code_has_relaxed_is_certified_where_it_is(relaxed, packing):
+    code, out, err = call("certify", relaxed)
+    assert code == 0 and err == "" and "a minimum" in out and "0 steps" in out
+    code, out, _ = call("certify", relaxed, "--thorough", "--json", "--tolerance", "1e-8")
+    facts = json.loads(out)
+    assert code == 0 and (facts["kind"], facts["n"], facts["potential"]) == ("minimum", 32, "soft-sphere")
+    assert facts["distance"] < 1e-9 and facts["steps"] == 0 and facts["tolerance"] == 1e-8
+
+
+def test_a_packing_that_is_no_minimum_at_rest_has_a_certificate_and_exit_code_1(packing, tmp_path):
+    for options in ([], ["--json"], ["--thorough"]):
+        code, out, err = call("certify", packing, *options)
+        assert code == 1 and "not at rest where they are given" in err and err.count("\n") == 1
+        assert ("at rest           NO" in out) if not options or options == ["--thorough"] else json.loads(out)
+    three = mdsens.System([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]], box=np.array([3.0, 9.0]), diameters=1.1)
+    mdsens.write(tmp_path / "saddle.extxyz", three)
+    code, out, err = call("certify", tmp_path / "saddle.extxyz")
+    assert code == 1 and "saddle" in out and "saddle" in err

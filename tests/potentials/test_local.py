@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mdsens
-from local_terms import check_derivatives, configuration, dense_hessian
+from local_terms import check_derivatives, configuration
 from mdsens.landscape.hessian import GeneralHessian
 from mdsens.potentials.base import parameter
 
@@ -95,31 +95,3 @@ def test_a_potential_that_is_no_sum_of_terms_supports_all_particles():
     system = mdsens.System(X)
     assert mdsens.StillingerWeber().local_terms(system) is None
     np.testing.assert_array_equal(mdsens.StillingerWeber().supports(system, 0.0), np.full(5, 3))
-
-
-@pytest.mark.parametrize(
-    "potential",
-    [
-        mdsens.Bonds([[0, 1], [1, 2], [0, 4]], [1.0, 2.0, 3.0]),
-        mdsens.Load(np.random.default_rng(1).normal(size=(5, 2))),
-        mdsens.Tethers([[0.0, 1.0], [2.0, 0.5]], [1.0, 2.0], [3, 1]),
-        mdsens.PlanarWall([0.0, 0.0], [0.0, 1.0], np.linspace(1.0, 2.0, 5)),
-        Dihedral(np.array([[1.0, 2.0, 3.0], [0.5, 1.0, 4.0]])),
-    ],
-    ids=lambda potential: type(potential).__name__,
-)
-def test_terms_find_their_particles_in_another_order(potential):
-    """Twice reordered: energy, forces, Hessian and supports belong to the same particles as before."""
-    system, first, second = mdsens.System(X, None, np.linspace(0.5, 1.5, 5)), [3, 0, 4, 1, 2], [1, 4, 2, 0, 3]
-    orders = jnp.asarray(first), jnp.asarray(second)
-    moved, relabelled = system, potential
-    for order in orders:
-        moved, relabelled = moved.in_order(order), relabelled.in_order(order)
-    both = np.array(first)[np.array(second)]  # the particle called both[k] is now in place k
-    here, there = configuration(potential, system), configuration(relabelled, moved)
-    assert float(there.energy()) == pytest.approx(float(here.energy()), rel=1e-13)
-    np.testing.assert_allclose(there.gradient(), here.gradient()[both], atol=1e-13)
-    np.testing.assert_allclose(dense_hessian(there), dense_hessian(here)[both][:, :, both], atol=1e-12)
-    supports = (each.potential.supports(each.system, 1e-10) for each in (there, here))
-    np.testing.assert_array_equal(next(supports), next(supports)[both])
-    assert repr(relabelled).startswith(type(potential).__name__)

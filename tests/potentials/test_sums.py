@@ -8,6 +8,7 @@ import pytest
 
 import mdsens
 from mdsens import linear_solvers
+from mdsens.response.nearby import network
 from samples import jammed, jammed_with_rattlers, relative
 
 RELAX = mdsens.Relaxation(relative_tolerance=1e-13)
@@ -229,3 +230,17 @@ def test_the_response_to_a_load_is_the_greens_function():
     hessian = np.asarray(rest.linearization.hessian.dense()).reshape(64, 64)[2:, 2:]
     np.testing.assert_allclose(found[2:, 2:], np.linalg.inv(hessian), atol=1e-8)
     assert not found[:2].any()
+
+
+def test_the_range_of_validity_is_refused_with_walls_and_given_with_bonds():
+    _, _, rest = heap()
+    with pytest.raises(mdsens.InvalidInput, match="contacts with PlanarWall are not followed"):
+        mdsens.validity(rest, "bonds.stiffness")
+    packing = jammed(0, 32)
+    bonded = mdsens.SoftSphere() + mdsens.Bonds([[0, 1]], 0.1, 1.0)
+    rest = mdsens.Relaxation(tolerance=1e-12)(bonded, packing.system)
+    found = mdsens.validity(rest, "bonds.stiffness")
+    for share, same in ((0.95, True), (1.05, False)):
+        value = rest.potential.bonds.stiffness + share * found.upper
+        moved = mdsens.Relaxation(tolerance=1e-12)(bonded.with_parameter("bonds.stiffness", value), rest.system)
+        assert (network(moved).contacts == network(rest).contacts) == same
