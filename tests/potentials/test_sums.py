@@ -237,7 +237,10 @@ def test_the_range_of_validity_is_refused_with_walls_and_given_with_bonds():
     with pytest.raises(mdsens.InvalidInput, match="contacts with PlanarWall are not followed"):
         mdsens.validity(rest, "bonds.stiffness")
     packing = jammed(0, 32)
-    bonded = mdsens.SoftSphere() + mdsens.Bonds([[0, 1]], 0.1, 1.0)
+    i, j = (
+        int(np.asarray(end)[np.argmax(packing.neighbors.valid)]) for end in (packing.neighbors.i, packing.neighbors.j)
+    )
+    bonded = mdsens.SoftSphere() + mdsens.Bonds([[i, j]], 0.1, 1.0)
     rest = mdsens.Relaxation(tolerance=1e-12)(bonded, packing.system)
     found = mdsens.validity(rest, "bonds.stiffness")
     for share, same in ((0.95, True), (1.05, False)):
