@@ -117,7 +117,7 @@ def _is_flat(atoms: Atoms) -> bool:
 
 def in_one_plane(positions: np.ndarray) -> bool:
     """Whether all z are the same, to the rounding that ASE's optimizers leave in them."""
-    return bool(np.ptp(positions[:, 2]) <= ROUNDING_OF_Z * np.ptp(positions, axis=0).max())
+    return not np.ptp(positions[:, 2]) > ROUNDING_OF_Z * np.ptp(positions, axis=0).max()  # nor where these are NaN
 
 
 def to_ase(system: System) -> Atoms:

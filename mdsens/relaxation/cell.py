@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ..errors import Status
 from ..geometry import symmetric_strains
+from ..implicit import implicit_function
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization
 from ..potentials import Potential
@@ -40,19 +41,23 @@ def _in_responding_cell(at_rest: AtRest) -> AtRest:
     return at_rest.with_system(at_rest.system.replace(box=cell_at_rest(at_rest)))
 
 
-@eqx.filter_custom_jvp
 def cell_at_rest(at_rest: AtRest) -> Float[Array, "d d"]:
     """The cell of a system at rest at constant pressure; its derivative is the response to (potential, diameters,
     pressure) and to that part of the cell which is not free to relax.
     """
     assert at_rest.system.box is not None
-    return at_rest.system.box
+    return implicit_function(at_rest.system.box, at_rest, _Cell())
 
 
-@cell_at_rest.def_jvp
-def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
-    (at_rest,), (change,) = primals, tangents
-    rule, box = at_rest.rule, cell_at_rest(at_rest)
+class _Cell(eqx.Module):
+    """How the cell of a point at rest at constant pressure moves with it."""
+
+    def response(self, box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:
+        return _strained(box, at_rest, change)
+
+
+def _strained(box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:
+    rule = at_rest.rule
     assert at_rest.pressure is not None
     given = at_rest.system.replace(box=box), at_rest.potential, at_rest.pressure
 
@@ -68,7 +73,7 @@ def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
     linearization = linearization_of(at_rest.with_system(here.system))
     yielding = -jnp.linalg.solve(enthalpy_stiffness(linearization, rule, given[2]), push)
     follows = box @ jnp.einsum("m,mab->ab", yielding, jnp.asarray(rule.strains(here.system.dim), box.dtype))
-    return box, follows if change.system.box is None else follows + change.system.box
+    return follows if change.system.box is None else follows + change.system.box
 
 
 @eqx.filter_jit

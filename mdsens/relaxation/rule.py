@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from ..errors import Status
 from ..geometry import PairList, reciprocal, symmetric_strains
-from ..implicit import nan_unless
+from ..implicit import implicit_function, nan_unless
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization, linearize
 from ..potentials import Potential
@@ -103,20 +103,19 @@ class AtRest(eqx.Module):
         return dataclasses.replace(self, system=system)
 
 
-@eqx.filter_custom_jvp
 def positions_at_rest(at_rest: AtRest) -> Float[Array, "n d"]:
     """The positions of a system at rest; their derivative is the response to (potential, diameters, box)."""
-    return at_rest.system.positions
+    return implicit_function(at_rest.system.positions, at_rest, _Particles())
 
 
-@positions_at_rest.def_jvp
-def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
-    (at_rest,), (change,) = primals, tangents
-    x = positions_at_rest(at_rest)
-    linearization = linearization_of(at_rest, x)
-    if at_rest.rule.refuse:
-        linearization.check(at_rest.rule.one_sided)
-    return x, _response(linearization, (change.system, change.potential), at_rest.rule)
+class _Particles(eqx.Module):
+    """How the particles of a point at rest move with it."""
+
+    def response(self, x: Float[Array, "n d"], at_rest: AtRest, change: Any) -> Float[Array, "n d"]:
+        linearization = linearization_of(at_rest, x)
+        if at_rest.rule.refuse:
+            linearization.check(at_rest.rule.one_sided)
+        return _response(linearization, (change.system, change.potential), at_rest.rule)
 
 
 @eqx.filter_custom_jvp

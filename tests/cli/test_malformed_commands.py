@@ -29,7 +29,7 @@ words = st.sampled_from([*WORDS.split(), ""])
 
 
 @many(100)
-@given(st.sampled_from(["relax", "sensitivity", "demo", ""]), st.lists(words, max_size=9))
+@given(st.sampled_from(["relax", "certify", "sensitivity", "demo", ""]), st.lists(words, max_size=9))
 def test_a_command_succeeds_or_explains_what_is_wrong(folder, command, arguments):
     mdsens.write(folder / "in.extxyz", settled(n=32))
     places = {"IN": folder / "in.extxyz", "OUT": folder / "out", "OUT.extxyz": folder / "out.extxyz"}
