@@ -164,9 +164,9 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
     ),
     Status.WEAKLY_HELD: (
         NotRigid,
-        "the energy resists a rigid motion of all particles, but so weakly (less than 1e-8 of the typical stiffness) "
-        "that no linear solver finds how much: their positions have no response that can be trusted. Make the trap or "
-        "wall stiffer, or leave it out, so that the motion is a symmetry",
+        "the energy resists a rigid motion of all particles, or of a cluster of them, but so weakly (less than 1e-8 of "
+        "the typical stiffness) that no linear solver finds how much: their positions have no response that can be "
+        "trusted. Make the trap or wall stiffer, or leave it out, so that the motion is a symmetry",
     ),
     Status.NEIGHBOR_OVERFLOW: (
         NeighborOverflow,

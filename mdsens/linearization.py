@@ -195,7 +195,7 @@ def status_on_host(linearization: Linearization, one_sided: bool = False) -> Sta
         return Status.UNRESOLVED
     if not np.asarray(contacts.constrained).any():
         return Status.NOT_RIGID
-    if not one_sided and np.asarray(contacts.indeterminate).any():
+    if not one_sided and (np.asarray(contacts.indeterminate).any() or np.asarray(contacts.at_jump).any()):
         return Status.INDETERMINATE
     return Status.OK
 
@@ -210,5 +210,7 @@ def facts_of(linearization: Linearization) -> dict[str, str]:
     if len(pairs):
         i, j = (int(np.asarray(end)[pairs[0]]) for end in (neighbors.i, neighbors.j))
         touching = f"particles {i} and {j}" + (f" and {len(pairs) - 1} other pairs" if len(pairs) > 1 else "")
+    elif len(at_jump := np.flatnonzero(contacts.at_jump)):
+        touching = f"particle {at_jump[0]} and a wall, or another term that sets in there,"
     rattlers = int(np.sum(np.asarray(contacts.rattlers)))
     return {"particles": particles, "pairs": touching, "state": f" ({rattlers} of {n} are rattlers)"}

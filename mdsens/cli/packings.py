@@ -163,7 +163,7 @@ def _respond(
     equilibrium = options.make_relaxation(linear_solver=solver, one_sided=one_sided)(potential, system)
     response = mdsens.sensitivity(equilibrium, wrt)
     certificate = equilibrium.certify(thorough)
-    validity = mdsens.validity(equilibrium, wrt) if potential.has_contacts else None
+    validity = mdsens.validity(equilibrium, wrt) if potential.has_contact_changes else None
     summary = _summary(equilibrium, response, certificate, validity, options)
     output.mkdir(parents=True, exist_ok=True)
     with (

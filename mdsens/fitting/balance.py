@@ -57,7 +57,7 @@ def _imbalance(
     assert pairs is not None
     typical = jnp.sqrt(jnp.sum(pairs.slope**2) / system.n)
     nan_mask = jnp.where((typical > 0.0) & ~listed.overflow, 1.0, jnp.nan)
-    net = (pairs.gradient(system.n) * nan_mask / jnp.where(typical > 0.0, typical, 1.0)).ravel()
+    net = (system.relaxing(pairs.gradient(system.n)) * nan_mask / jnp.where(typical > 0.0, typical, 1.0)).ravel()
     errors = differences(data, other, system, None, None).get("forces", jnp.zeros(0, net.dtype))
     return jnp.concatenate([net, errors / unit])
 

@@ -272,5 +272,5 @@ class _FitRun:
             self.progress(len(history), loss)
 
     def _contacts(self, comparison: Comparison) -> list[Any]:
-        pairwise = self.problem.potential.is_pairwise
-        return [network(each).contacts if pairwise and each is not None else None for each in comparison.equilibria]
+        known = self.problem.potential.has_contact_changes
+        return [network(each).contacts if known and each is not None else None for each in comparison.equilibria]

@@ -152,7 +152,7 @@ def _linearization_of(equilibrium: Equilibrium | None) -> Linearization | None:
 
 
 def _factors_of_particles(linearization: Linearization) -> Float[np.ndarray, " n"]:
-    constrained = ~np.asarray(linearization.contacts.rattlers)
+    constrained = np.asarray(linearization.contacts.constrained)
     if not constrained.any():
         raise Status.NOT_RIGID.raised(**facts_of(linearization))
     return constrained * np.sqrt(constrained.size / constrained.sum())

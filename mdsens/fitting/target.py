@@ -180,12 +180,12 @@ def differences(
         displaced = system.replace(positions=data.at)
         pairs = data.finder.build(*jax.lax.stop_gradient((potential, displaced)))
         nan_mask = jnp.where(pairs.overflow, jnp.nan, 1.0)
-        forces = -Configuration(potential, displaced, pairs).gradient()
+        forces = -Configuration(potential, displaced, pairs).whole_gradient()
         found["forces"] = ((forces - data.forces) * nan_mask).ravel()
     if equilibrium is None or linearization is None:
         return found
     if data.positions:
-        found["positions"] = _displacements(data, equilibrium, linearization.contacts.rattlers).ravel()
+        found["positions"] = _displacements(data, equilibrium, linearization).ravel()
     if data.touching is not None:
         found["contacts"] = _wrong_contacts(data, equilibrium)
     if data.properties:
@@ -194,11 +194,15 @@ def differences(
     return found
 
 
-def _displacements(data: Data, equilibrium: Equilibrium, rattlers: Bool[Array, " n"]) -> Float[Array, "n d"]:
-    """From the measured positions to those at rest, without the mean over all particles but rattlers."""
-    constrained = ~rattlers[:, None]
+def _displacements(data: Data, equilibrium: Equilibrium, linearization: Linearization) -> Float[Array, "n d"]:
+    """From the measured positions to those at rest, of constrained particles; without their mean where nothing pins or
+    resists a translation.
+    """
+    constrained = linearization.contacts.constrained[:, None]
     separation = minimum_image(equilibrium.positions - data.system.positions, equilibrium.system.box)
     moved = jnp.where(constrained, separation, 0.0)
+    if equilibrium.system.fixed is not None or any(part.tied_to_space for part in equilibrium.potential.parts()):
+        return moved
     mean = jnp.sum(moved, axis=0) / jnp.maximum(1, jnp.sum(constrained))
     return jnp.where(constrained, moved - mean, 0.0)
 

@@ -76,6 +76,8 @@ def prune(
     relax, pairs, m = relax or Relaxation(), np.asarray(bonds.pairs), len(bonds.pairs)
     if not 0 < down_to <= m:
         raise InvalidInput(f"down_to is a number of bonds from 1 to {m}, not {down_to}")
+    if at_once < 1:
+        raise InvalidInput(f"at_once is a number of bonds, 1 or more, not {at_once}")
     if remove not in ("largest", "smallest"):
         raise InvalidInput(f"remove is 'largest' or 'smallest', not {remove!r}")
     stiffness = jnp.broadcast_to(bonds.stiffness, (m,)).astype(system.positions.dtype)
@@ -83,6 +85,8 @@ def prune(
     removed: list[int] = []
     history: list[float] = []
     total = int(kept.sum()) - down_to
+    if total < 0:
+        raise InvalidInput(f"down_to is {down_to}, and only {kept.sum()} of the bonds have a stiffness")
     while True:
         value, slope = _value_and_slope(stiffness, bonds, system, relax, name)
         history.append(float(value))

@@ -33,6 +33,7 @@ class ContactAnalysis(eqx.Module):
     - `indeterminate` (bool [p]): pairs of the other particles so near to touching, from either side, that the residual
       forces cannot tell whether they do, at a cutoff where the stiffness jumps. With and without them the response
       differs.
+    - `at_jump` (bool [n]): particles of terms of another kind, such as walls, within as little of a jump.
     - `touching` (bool [p]), `gap` ([p], relative to the contact distance, negative in contact) and `force` ([p], energy
       per length): of the listed pairs of particles that are no rattlers, one of which relaxes; a gap is infinite for
       other pairs.
@@ -45,6 +46,7 @@ class ContactAnalysis(eqx.Module):
     constrained: Bool[Array, " n"]
     unresolved: Bool[Array, " n"]
     indeterminate: Bool[Array, " p"]
+    at_jump: Bool[Array, " n"]
     touching: Bool[Array, " p"]
     gap: Float[Array, " p"]
     force: Float[Array, " p"]
@@ -63,7 +65,7 @@ class ContactAnalysis(eqx.Module):
     @property
     def differentiable(self) -> Bool[Array, ""]:
         """Whether the response from one side is that from the other."""
-        return ~jnp.any(self.indeterminate)
+        return ~(jnp.any(self.indeterminate) | jnp.any(self.at_jump))
 
 
 @eqx.filter_jit
@@ -168,7 +170,9 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
         none, dtype = jnp.zeros(n, bool), configuration.system.positions.dtype
         gap, force = (jnp.full(slots, value, dtype) for value in (jnp.inf, 0.0))
         rattlers, nothing = _unsupported(configuration, residual), jnp.zeros((), dtype)
-        return ContactAnalysis(rattlers, ~rattlers & ~fixed, none, no_pair, no_pair, gap, force, nothing)
+        unresolved = rattlers & ~_unsupported(configuration, _residual_like_a_shallow_overlap(configuration))
+        constrained = ~rattlers & ~fixed
+        return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, no_pair, gap, force, nothing)
     force = pairs.force
     rattlers = _rattlers(configuration, pairs, force, residual)
     unresolved = jnp.zeros(n, bool)
@@ -181,7 +185,8 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     if configuration.system.movable is not None:
         ends = jnp.sum(jnp.where(constrained, count_contacts(touching, pairs.i, pairs.j, n), 0))
     number = (ends / jnp.maximum(1, jnp.sum(constrained))).astype(gap.dtype)
-    return ContactAnalysis(rattlers, constrained, unresolved, no_pair, touching, gap, force, number)
+    none = jnp.zeros(n, bool)
+    return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, touching, gap, force, number)
 
 
 def _of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
@@ -208,9 +213,12 @@ def with_indeterminate(
         flat = contacts.constrained & (curvature_bound == 0.0)
         rattlers, constrained = contacts.rattlers | flat, contacts.constrained & ~flat
         contacts = dataclasses.replace(contacts, rattlers=rattlers, constrained=constrained)
+    residual = residual_force(configuration)
+    if any(part.may_jump for part in configuration.potential.others()):
+        at_jump = _at_jump(configuration, contacts, residual, curvature_bound)
+        contacts = dataclasses.replace(contacts, at_jump=at_jump)
     if pairs is None:
         return contacts
-    residual = residual_force(configuration)
     indeterminate = _indeterminate(configuration, pairs, contacts.rattlers, residual, curvature_bound)
     return dataclasses.replace(contacts, indeterminate=indeterminate)
 
@@ -221,7 +229,8 @@ def _may_be_constrained(
     n = configuration.system.n
     repels = pairs.interacts & (force > 0.0)
     overlaps = repels & (pairs.gap < -SHALLOW_OVERLAP * pairs.cutoff)
-    needed = contacts_needed(configuration.system) - _supports(configuration, residual)
+    supports = _supports(configuration, _residual_like_a_shallow_overlap(configuration))
+    needed = contacts_needed(configuration.system) - supports
     caged = constrained_by(overlaps, pairs.i, pairs.j, needed, jnp.zeros(n, bool))
     certain = (force > CONTACT_FORCE_ABOVE_RESIDUAL * residual) | (pairs.gap < -DEEP_OVERLAP * pairs.cutoff)
     constrains = (repels & certain) | (overlaps & caged[pairs.i] & caged[pairs.j])
@@ -236,12 +245,42 @@ def _indeterminate(
     curvature_bound: Float[Array, ""],
 ) -> Bool[Array, " p"]:
     stiffness = configuration.stiffness
-    softness = jnp.maximum(1.0 / stiffness, jnp.where(curvature_bound > 0.0, 1.0 / curvature_bound, 0.0))
     of_backbone = _of_backbone(configuration, pairs, rattlers)
-    near = of_backbone & (jnp.abs(pairs.gap) <= INDETERMINATE_GAP / stiffness * residual + softness * residual)
+    near = of_backbone & (jnp.abs(pairs.gap) <= _uncertainty(configuration, residual, curvature_bound))
     just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
     at_cutoff = dataclasses.replace(pairs, distance=just_inside, interacts=near)
     return near & (jnp.abs(at_cutoff.curvature) > STIFFNESS_JUMP * stiffness)
+
+
+def _uncertainty(
+    configuration: Configuration, residual: Float[Array, ""], curvature_bound: Float[Array, ""]
+) -> Float[Array, ""]:
+    """How far the residual forces may have left a particle from where it would be at rest."""
+    softest = jnp.where(curvature_bound > 0.0, 1.0 / jnp.where(curvature_bound > 0.0, curvature_bound, 1.0), 0.0)
+    return (
+        INDETERMINATE_GAP / configuration.stiffness + jnp.maximum(1.0 / configuration.stiffness, softest)
+    ) * residual
+
+
+def _at_jump(
+    configuration: Configuration,
+    contacts: ContactAnalysis,
+    residual: Float[Array, ""],
+    curvature_bound: Float[Array, ""],
+) -> Bool[Array, " n"]:
+    system, distance = configuration.system, _uncertainty(configuration, residual, curvature_bound)
+    found = jnp.zeros(system.n, bool)
+    for part in configuration.potential.others():
+        terms = part.local_terms(system)
+        if terms is not None and part.may_jump:
+            jumps = part.jumps_within(system, distance, STIFFNESS_JUMP * configuration.stiffness)
+            found = found.at[terms.groups].max(jumps[:, None])
+    return found & contacts.constrained
+
+
+def _residual_like_a_shallow_overlap(configuration: Configuration) -> Float[Array, ""]:
+    """The residual force above which a shallow overlap with a wall does not count as a contact."""
+    return SHALLOW_OVERLAP * configuration.stiffness * configuration.length / CONTACT_FORCE_ABOVE_RESIDUAL
 
 
 def nearly_in_contact(configuration: Configuration) -> Bool[Array, " p"]:

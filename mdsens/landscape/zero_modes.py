@@ -51,9 +51,9 @@ def _connections(backbone: Configuration) -> tuple[Array, Array, Array] | None:
     for part in backbone.potential.others():
         terms = part.local_terms(backbone.system)
         assert terms is not None
-        for k in range(1, terms.groups.shape[1]):
-            i, j = terms.groups[:, k - 1], terms.groups[:, k]
-            edges.append((i, j, jnp.ones(i.shape, bool)))
+        size = terms.groups.shape[1]
+        resists = jnp.any(terms.blocks() != 0.0, axis=(1, 2, 3, 4))
+        edges += [(terms.groups[:, k - 1], terms.groups[:, k], resists) for k in range(1, size)]
     if not edges:
         alone = jnp.arange(backbone.system.n)
         edges.append((alone, alone, jnp.zeros(alone.shape, bool)))

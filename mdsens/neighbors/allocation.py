@@ -18,7 +18,7 @@ from ..runtime.noise import white_noise
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cells import WORD, sort_into_cells
-from .lists import COMPARE_ALL_UP_TO, AllPairs, NeighborList, Neighbors, PairFinder, coarse, is_sorted
+from .lists import COMPARE_ALL_UP_TO, AllPairs, NeighborList, Neighbors, PairFinder, coarse, finite_reach, is_sorted
 
 ALL_PAIRS_UP_TO = 32
 """Particles up to which comparing all pairs at every step is as fast as a list."""
@@ -30,12 +30,14 @@ MOST_ENLARGEMENTS = 8
 class Survey(eqx.Module):
     """What has to be known of a system before a list is made.
 
-    `reach`, the longest cutoff, and `own_cutoffs` [n], of each particle with its like, are lengths; `smallest_height`
-    is that of the cell. At this density without any order `pairs` are within reach of each particle, and `row`
-    candidates in the fullest row of cells. `order` [n] sorts the particles by cells. `force_scale` is a typical force.
+    `reach`, the longest cutoff, `finite_reach`, the longest that ends, and `own_cutoffs` [n], of each particle with its
+    like, are lengths; `smallest_height` is that of the cell. At this density without any order `pairs` are within reach
+    of each particle, and `row` candidates in the fullest row of cells. `order` [n] sorts the particles by cells.
+    `force_scale` is a typical force.
     """
 
     reach: Float[Array, ""]
+    finite_reach: Float[Array, ""]
     own_cutoffs: Float[Array, " n"]
     covers: Bool[Array, ""]
     jumps: Bool[Array, ""]
@@ -71,7 +73,7 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
         order = sort_into_cells(system, width).order
     own, scale = potential.cutoffs(system, each, each), potential.force_scale(system)
     fits = potential.covers(system), potential.jumps_at_cutoff(system)
-    return Survey(reach, own, *fits, height, pairs, row, order, scale)
+    return Survey(reach, finite_reach(potential, system), own, *fits, height, pairs, row, order, scale)
 
 
 def automatic(
@@ -107,12 +109,12 @@ def fitting(finder: PairFinder, potential: Potential, system: System, surveyed: 
 
     **Raises** `InvalidInput` where the cell is too narrow even for these.
     """
-    reach, height = float(surveyed.reach), float(surveyed.smallest_height)
+    reach, height = float(surveyed.finite_reach), float(surveyed.smallest_height)
 
     def fits(finder: PairFinder) -> bool:
-        return math.isinf(reach) or not height < finder.least_height(reach, potential.has_terms)
+        return not height < finder.least_height(reach, potential.has_terms)
 
-    if isinstance(finder, NeighborList) and (math.isinf(reach) or not fits(finder)):
+    if isinstance(finder, NeighborList) and (math.isinf(float(surveyed.reach)) or not fits(finder)):
         finder = AllPairs()
     if potential.has_terms and not fits(finder):
         finder = AllPairs(images=True)

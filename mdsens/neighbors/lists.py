@@ -232,7 +232,13 @@ def _with_images(i: np.ndarray, j: np.ndarray, n: int, d: int) -> tuple[np.ndarr
 
 @eqx.filter_jit
 def _fits(finder: PairFinder, potential: Potential, system: System) -> Bool[Array, ""]:
-    reach = potential.reach(system)
+    reach = finite_reach(potential, system)
     if system.box is None:
         return ~jnp.isnan(reach)
-    return jnp.isposinf(reach) | (jnp.min(system.heights) >= finder.least_height(reach, potential.has_terms))
+    return jnp.min(system.heights) >= finder.least_height(reach, potential.has_terms)
+
+
+def finite_reach(potential: Potential, system: System) -> Float[Array, ""]:
+    """The longest reach of a part of the potential; parts that need all pairs have none, and count no images."""
+    reaches = jnp.stack([part.reach(system) for part in potential.parts()])
+    return jnp.max(jnp.where(jnp.isposinf(reaches), 0.0, reaches))

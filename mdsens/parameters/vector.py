@@ -27,6 +27,7 @@ class ParameterVector:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    pair_matrices: tuple[bool, ...]
 
     @classmethod
     def from_names(cls, wrt: str | Iterable[str], potential: Potential, system: System) -> ParameterVector:
@@ -37,7 +38,9 @@ class ParameterVector:
         twice = "diameters" in names and any(name.startswith("species-diameter:") for name in names)
         if not names or len(set(names)) < len(names) or twice:
             raise InvalidInput(f"name one or more parameters, each once, not {', '.join(names) or 'none'}")
-        return cls(names, tuple(parameter_value(name, potential, system).shape for name in names))
+        own = set(potential.parameter_names())
+        pair_matrices = tuple(name in own and potential.is_pair_matrix(name) for name in names)
+        return cls(names, tuple(parameter_value(name, potential, system).shape for name in names), pair_matrices)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -51,9 +54,9 @@ class ParameterVector:
     def vector(self, potential: Potential, system: System) -> Float[Array, " k"]:
         """Their values."""
         values = []
-        for name, places in zip(self.names, self._places, strict=True):
+        for name, places, symmetric in zip(self.names, self._places, self.pair_matrices, strict=True):
             value = parameter_value(name, potential, system)
-            values.append(jnp.ravel((0.5 * (value + value.T) if _is_pair_matrix(name, value.shape) else value)[places]))
+            values.append(jnp.ravel((0.5 * (value + value.T) if symmetric else value)[places]))
         return jnp.concatenate(values)
 
     def split(self, vector: Any) -> list[Any]:
@@ -68,7 +71,8 @@ class ParameterVector:
 
     def by_name(self, vector: Any) -> dict[str, Any]:
         """Every parameter in its own shape."""
-        return dict(zip(self.names, map(self._shaped, self.names, self.shapes, self.split(vector)), strict=True))
+        shaped = map(self._shaped, self.pair_matrices, self.shapes, self.split(vector))
+        return dict(zip(self.names, shaped, strict=True))
 
     def apply(self, vector: Float[Array, " k"], potential: Potential, system: System) -> tuple[Potential, System]:
         """The potential and the system with these values; differentiable."""
@@ -95,11 +99,11 @@ class ParameterVector:
             raise InvalidInput(f"each of {', '.join(given)} wants {wanted}, not {given}") from error
 
     @staticmethod
-    def _shaped(name: str, shape: tuple[int, ...], part: Any) -> Any:
-        places, arrays = _places_of(name, shape), jnp if isinstance(part, Array) else np
+    def _shaped(symmetric: bool, shape: tuple[int, ...], part: Any) -> Any:
+        places, arrays = _places_of(symmetric, shape), jnp if isinstance(part, Array) else np
         if not places:
             return part[0]
-        if not _is_pair_matrix(name, shape):
+        if not symmetric:
             return arrays.reshape(part, shape)
         index = np.zeros(shape, int)
         index[places] = index[places[::-1]] = np.arange(places[0].size)
@@ -107,7 +111,7 @@ class ParameterVector:
 
     @property
     def _places(self) -> list[tuple[np.ndarray, ...]]:
-        return [_places_of(name, shape) for name, shape in zip(self.names, self.shapes, strict=True)]
+        return [_places_of(*each) for each in zip(self.pair_matrices, self.shapes, strict=True)]
 
 
 def given_by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -117,15 +121,11 @@ def given_by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _places_of(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+def _places_of(symmetric: bool, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     """The indices of the components that count; none for a number."""
-    if _is_pair_matrix(name, shape):
+    if symmetric:
         return np.triu_indices(shape[0])
     return tuple(np.indices(shape).reshape(len(shape), -1)) if shape else ()
-
-
-def _is_pair_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and shape[0] == shape[1] and name != "box"
 
 
 def as_function(

@@ -49,6 +49,8 @@ class Angles(LocalPotential):
     rest_angle: TermParameter = parameter(default=np.pi)
 
     per_term: ClassVar[tuple[str, ...]] = ("stiffness", "rest_angle")
+    may_jump: ClassVar[bool] = False
+    tied_to_space: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         refuse_repeated("the angle", self.triples)

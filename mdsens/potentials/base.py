@@ -41,12 +41,15 @@ def is_parameter(leaf: Any) -> bool:
 class Potential(eqx.Module):
     """An energy of a system. All its leaves that are arrays of floats are differentiable parameters.
 
-    A subclass defines `energy`. It sets `listed` to True if its energy depends only on the pairs it is given and no two
-    particles interact beyond `reach`: large systems then use a neighbor list. A potential that looks at no list at all,
-    as bonds and walls do, sets `needs_pairs` to False. One whose parameters belong to particles by their number, as the
-    pairs of bonds do, sets `names_particles` to True. `has_terms` tells whether it is a sum of terms of few particles
-    each, whose second derivatives can be assembled. Forces and pairs follow from the energy, so that nothing else
-    can disagree with it.
+    A subclass defines `energy`. Forces and pairs follow from it, so that nothing else can disagree with it. Attributes
+    of the class say what is known of it:
+
+    - `listed`: its energy depends only on the pairs it is given, and no two particles interact beyond `reach`: large
+      systems then use a neighbor list. `needs_pairs` is False where it looks at no list at all, as bonds and walls.
+    - `names_particles`: its parameters may belong to particles by their number, as the pairs of bonds do.
+    - `tied_to_space`: it does not follow a strain of the cell, as walls, loads and tethers.
+    - `has_terms`: it is a sum of terms of few particles each, whose second derivatives can be assembled; `may_jump`:
+      these may jump, as where a particle touches a wall.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
@@ -57,7 +60,9 @@ class Potential(eqx.Module):
     needs_pairs: ClassVar[bool] = True
     contact: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = False
-    names_particles: ClassVar[bool] = False
+    names_particles: ClassVar[bool] = True
+    tied_to_space: ClassVar[bool] = False
+    may_jump: ClassVar[bool] = False
     has_terms: ClassVar[bool] = False
 
     def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
@@ -111,6 +116,10 @@ class Potential(eqx.Module):
         """The terms of a potential that is a sum over given groups of particles; None for any other potential."""
         return None
 
+    def jumps_within(self, system: System, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
+        """For each of the local terms whether a second derivative jumps by more than the least within a distance."""
+        raise NotImplementedError
+
     def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
         """The number of contacts that this potential counts for on each particle, in the search for rattlers.
 
@@ -150,6 +159,12 @@ class Potential(eqx.Module):
         """Whether the energy or the force of a pair jumps where the pair ceases to interact."""
         return jnp.asarray(False)
 
+    def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
+        """Whether each local term joins the same periodic images as at the start: a bond that grows beyond half the cell
+        does not.
+        """
+        return jnp.asarray(True)
+
     def covers(self, system: System) -> Bool[Array, ""]:
         """Whether there are parameters for all species of a system."""
         return jnp.asarray(True)
@@ -172,14 +187,19 @@ class Potential(eqx.Module):
         """Whether there is a sum over pairs within a cutoff among its parts."""
         return any(part.is_pairwise for part in self.parts())
 
+    @property
+    def has_contact_changes(self) -> bool:
+        """Whether all of its contacts are known: it has a sum over pairs within a cutoff, and no walls."""
+        return self.has_contacts and not any(part.contact for part in self.others())
+
     def require_contact_changes(self) -> None:
-        """**Raises** `InvalidInput` for a potential of which not all contacts are known: one without, or with walls."""
+        """**Raises** `InvalidInput` for a potential of which not all contacts are known."""
         self.require_contacts()
-        walls = [type(part).__name__ for part in self.others() if part.contact]
-        if walls:
+        if not self.has_contact_changes:
             raise InvalidInput(
-                f"contacts with {', '.join(walls)} are not followed: how far a response is valid is unknown. Build the "
-                "wall from fixed particles (System.fixed) if you need to know"
+                f"contacts with {', '.join(type(part).__name__ for part in self.others() if part.contact)} are not "
+                "followed: how far a response is valid is unknown. Build the wall from fixed particles (System.fixed) "
+                "if you need to know"
             )
 
     def require_contacts(self) -> None:
@@ -203,6 +223,10 @@ class Potential(eqx.Module):
     def number_names(self) -> list[str]:
         """The names of all numbers of a potential, static ones such as the onset of a switch included."""
         return [f.name for f in dataclasses.fields(self) if is_parameter(getattr(self, f.name))]
+
+    def is_pair_matrix(self, name: str) -> bool:
+        """Whether a parameter is a symmetric matrix with one entry for each pair of species."""
+        return False
 
     def get_parameter(self, name: str) -> Any:
         """The value of a parameter, by its name."""

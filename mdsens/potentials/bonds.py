@@ -25,8 +25,11 @@ class Bonds(LocalPotential):
     hand:
 
         class Strings(mdsens.Bonds):
+            contact = True  # they begin to pull where they are taut
+
             def bond_energy(self, r):
-                return 0.5 * self.stiffness * jnp.maximum(r - self.rest_length, 0.0) ** 2
+                taut = r > self.rest_length
+                return jnp.where(taut, 0.5 * self.stiffness * (r - self.rest_length) ** 2, 0.0)
 
     **Arguments:**
 
@@ -46,6 +49,7 @@ class Bonds(LocalPotential):
 
     per_term: ClassVar[tuple[str, ...]] = ("stiffness", "rest_length")
     _source: ClassVar[str] = "bond_energy(r)"
+    tied_to_space: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         refuse_repeated("the bond", self.pairs)
@@ -54,6 +58,10 @@ class Bonds(LocalPotential):
     def bond_energy(self, r: Scalar) -> Scalar:
         """The energy of one bond of the length r."""
         return 0.5 * self.stiffness * (r - self.rest_length) ** 2
+
+    @property
+    def may_jump(self) -> bool:  # type: ignore[override]
+        return type(self).bond_energy is not Bonds.bond_energy
 
     def groups(self, system: System) -> Int[Array, "m 2"]:
         return self.pairs

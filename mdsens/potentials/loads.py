@@ -33,6 +33,7 @@ class Load(LocalPotential):
     forces: Float[Array, "n d"] = parameter()
 
     per_term: ClassVar[tuple[str, ...]] = ("forces",)
+    may_jump: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         if np.ndim(self.forces) != 2:
@@ -75,6 +76,7 @@ class Gravity(LocalPotential):
     masses: TermParameter = parameter(default=1.0)
 
     per_term: ClassVar[tuple[str, ...]] = ("masses",)
+    may_jump: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         if np.ndim(self.acceleration) > 1 or np.ndim(self.masses) > 1:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, minimum_image, sum_components
+from ..geometry import PairList, minimum_image, reciprocal, sum_components
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System, name_particles
@@ -43,6 +44,8 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     """
 
     per_term: ClassVar[tuple[str, ...]] = ()
+    tied_to_space: ClassVar[bool] = True
+    may_jump: ClassVar[bool] = True
 
     _source: ClassVar[str] = "term_energy()"
     needs_pairs: ClassVar[bool] = False
@@ -74,9 +77,36 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     def local_terms(self, system: System) -> LocalTerms:
         groups = self.groups(system)
         self._check_rows(len(groups))
+        groups = jnp.where(groups < 0, system.n, groups)
         # a particle that is not there has no position: under jit the energy is NaN, on the host check_for raises
         diameters = system.diameters.at[groups].get(mode="fill", fill_value=jnp.nan)
         return LocalTerms(groups, self._resolved(system, groups), diameters, self, self._axes())
+
+    def jumps_within(self, system: System, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
+        """Whether a second derivative of each term jumps by more than the least, where a coordinate changes by no more
+        than the distance.
+        """
+        terms = self.local_terms(system)
+        _, k, d = terms.positions.shape
+        here = terms.blocks()
+
+        def change(move: Float[Array, "k d"]) -> Float[Array, " m"]:
+            moved = dataclasses.replace(terms, positions=terms.positions + distance * move).blocks()
+            return jnp.max(jnp.abs(moved - here), axis=(1, 2, 3, 4), initial=0.0)
+
+        moves = jnp.asarray(np.concatenate([np.eye(k * d), -np.eye(k * d)]).reshape(-1, k, d), here.dtype)
+        return jnp.max(jax.lax.map(change, moves), axis=0, initial=0.0) > least
+
+    def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
+        return jnp.all(self._images(system) == self._images(start))
+
+    def _images(self, system: System) -> Float[Array, "m k-1 d"]:
+        """The periodic image of each particle that is nearest to the one before it, in lattice vectors."""
+        groups = self.groups(system)
+        x = system.positions[groups]
+        if system.box is None:
+            return jnp.zeros_like(x[:, 1:])
+        return jnp.round((x[:, 1:] - x[:, :-1]) @ reciprocal(system.box))
 
     def _resolved(self, system: System, groups: Int[Array, "m k"]) -> Float[Array, "m k d"]:
         """The positions of the particles of each term, each at the image nearest to the one before it."""

@@ -55,6 +55,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
 
     _source: ClassVar[str] = "pair_energy(r, sigma)"
     listed: ClassVar[bool] = True
+    names_particles: ClassVar[bool] = False
     is_pairwise: ClassVar[bool] = True
     has_terms: ClassVar[bool] = True
 
@@ -173,6 +174,9 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
         additive = potential.sigma is None
         sigma = 0.5 * (size_s + size_t) if additive else jnp.broadcast_to(potential.sigma, s.shape)
         return potential, axes, sigma
+
+    def is_pair_matrix(self, name: str) -> bool:
+        return np.ndim(self.get_parameter(name)) == 2
 
     @property
     def _species_count(self) -> int:

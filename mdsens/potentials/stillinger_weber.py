@@ -27,6 +27,7 @@ class StillingerWeber(Potential):
     """
 
     listed: ClassVar[bool] = True
+    names_particles: ClassVar[bool] = False
 
     epsilon: Scalar = parameter(default=2.1683)
     sigma: Scalar = parameter(default=2.0951)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
 from ..geometry import PairList
+from ..runtime.tracing import as_array
 from ..system import System
 from .base import LocalTerms, Pairs, Potential, Scalar
 
@@ -36,7 +38,11 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
     names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, *terms: Potential, names: tuple[str, ...] | None = None) -> None:
-        flat = [each for term in terms for each in (term.terms if isinstance(term, Sum) else (term,))]
+        flat: list[Any] = []
+        given: list[str | None] = []
+        for term in terms:
+            flat += term.terms if isinstance(term, Sum) else (term,)
+            given += term.names if isinstance(term, Sum) else (None,)
         wrong = [type(each).__name__ for each in flat if not isinstance(each, Potential)]
         if wrong or not flat:
             raise InvalidInput(f"a sum is one of potentials, not of {', '.join(wrong) or 'nothing'}")
@@ -47,9 +53,13 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
                 "whose pair_energy is the sum (mdsens.PairPotential)"
             )
         self.terms = tuple(flat)
-        self.names = _names(flat) if names is None else tuple(names)
-        if len(set(self.names)) != len(flat) or not all(name.isidentifier() for name in self.names):
-            raise InvalidInput(f"{len(flat)} terms need as many different names, not {', '.join(self.names)}")
+        self.names = _names(flat, given) if names is None else tuple(names)
+        suits = all(name.isidentifier() and not _is_taken(name) for name in self.names)
+        if len(set(self.names)) != len(flat) or not suits:
+            raise InvalidInput(
+                f"{len(flat)} terms need as many different names that are no attributes of a potential, not "
+                f"{', '.join(self.names)}"
+            )
 
     def __getattr__(self, name: str) -> Any:
         names = self.__dict__.get("names", ())
@@ -80,6 +90,10 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
     @property
     def names_particles(self) -> bool:  # type: ignore[override]
         return any(term.names_particles for term in self.terms)
+
+    @property
+    def tied_to_space(self) -> bool:  # type: ignore[override]
+        return any(term.tied_to_space for term in self.terms)
 
     @property
     def has_terms(self) -> bool:  # type: ignore[override]
@@ -131,8 +145,12 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
             term.check()
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        each = as_array(np.arange(system.n))
         for term in self.terms:
-            term.check_for(system, cutoffs)
+            term.check_for(system, np.asarray(term.cutoffs(system, each, each)))
+
+    def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
+        return functools.reduce(jnp.logical_and, (term.keeps_images(system, start) for term in self.terms))
 
     def prepared_for(self, system: System) -> Sum:
         return Sum(*(term.prepared_for(system) for term in self.terms), names=self.names)
@@ -144,21 +162,36 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return self._of_terms(lambda term: term.number_names())
 
     def get_parameter(self, name: str) -> Any:
+        term, own = self._term_of(name)
+        return term.get_parameter(own)
+
+    def is_pair_matrix(self, name: str) -> bool:
+        term, own = self._term_of(name)
+        return term.is_pair_matrix(own)
+
+    def _term_of(self, name: str) -> tuple[Potential, str]:
         term, _, own = name.partition(".")
-        return getattr(self, term).get_parameter(own)
+        return self.terms[self.names.index(term)], own
 
     def _of_terms(self, names_of: Any) -> list[str]:
         return [f"{name}.{own}" for name, term in zip(self.names, self.terms, strict=True) for own in names_of(term)]
 
 
-def _names(terms: list[Potential]) -> tuple[str, ...]:
-    """`soft_sphere`, `bonds`, `bonds_2`: after the classes."""
+def _names(terms: list[Potential], given: list[str | None]) -> tuple[str, ...]:
+    """`soft_sphere`, `bonds`, `bonds_2`: after the classes, unless a name was given."""
     names: list[str] = []
-    for term in terms:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(term).__name__).lower()
-        count = 1 + sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in names)
-        names.append(name if count == 1 else f"{name}_{count}")
+    for term, name in zip(terms, given, strict=True):
+        own = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(term).__name__).lower()
+        own = f"{own}_term" if _is_taken(own) else own
+        taken = {*names, *(each for each in given if each and each != name)}
+        number = next(k for k in itertools.count(1) if (own if k == 1 else f"{own}_{k}") not in taken)
+        names.append(own if number == 1 else f"{own}_{number}")
     return tuple(names)
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a sum has an attribute of that name."""
+    return hasattr(Sum, name) or name in ("terms", "names")
 
 
 def _total(values: Any) -> Any:

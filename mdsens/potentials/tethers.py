@@ -39,6 +39,7 @@ class Tethers(LocalPotential):
     particles: Int[Array, " m"] | None = members(1, "[0, 5]", default=None)
 
     per_term: ClassVar[tuple[str, ...]] = ("anchors", "stiffness")
+    may_jump: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         if np.ndim(self.anchors) != 2:

@@ -16,6 +16,11 @@ from .bonds import TermParameter
 from .local import LocalPotential, every_particle, typical
 from .soft_sphere import power
 
+CERTAIN = 10.0
+"""A particle that a wall pushes with more than this multiple of the least force is no rattler, however few contacts it
+has, as between two walls.
+"""
+
 
 class Wall(LocalPotential):
     """The base for walls: E = Σ ε/α (1 - h/R)^α over the particles with h < R, h the distance of a particle's center
@@ -52,10 +57,12 @@ class Wall(LocalPotential):
         return jnp.where(touching, energy, 0.0)
 
     def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
-        """One contact on each particle that the wall pushes with more than the least force."""
+        """One contact on each particle pushed with more than the least force, d + 1 on one pushed far more."""
         terms = self.local_terms(system)
-        pushed = sum_components(terms.gradients()[:, 0] ** 2) > least_force**2
-        return jnp.zeros(system.n, jnp.int32).at[terms.groups[:, 0]].add(pushed.astype(jnp.int32))
+        squared = sum_components(terms.gradients()[:, 0] ** 2)
+        certain = squared > (CERTAIN * least_force) ** 2
+        counts = jnp.where(certain, system.dim + 1, squared > least_force**2)
+        return jnp.zeros(system.n, jnp.int32).at[terms.groups[:, 0]].add(counts.astype(jnp.int32))
 
     def typical_stiffness(self, system: System) -> Scalar:
         """ε/R² of the particles."""

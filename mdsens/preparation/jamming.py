@@ -126,8 +126,10 @@ def jam(
 def _check(
     potential: Potential, system: System, distance: float | None, pressure: float | None, step: float, accuracy: float
 ) -> None:
-    if not potential.contact:
-        raise InvalidInput(f"{type(potential).__name__} has no contacts: it does not jam")
+    if not (potential.contact and potential.is_pairwise):
+        raise InvalidInput(f"{type(potential).__name__} is no sum over pairs in contact: it does not jam")
+    if system.fixed is not None:
+        raise InvalidInput("fixed particles have no onset of jamming: free them (system.replace(fixed=None))")
     if not system.periodic:
         raise InvalidInput("a system with open boundaries has no packing fraction")
     if distance is not None and pressure is not None:

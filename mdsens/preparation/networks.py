@@ -34,6 +34,9 @@ def network(equilibrium: Equilibrium, stressed: bool = False) -> Bonds:
     """
     equilibrium.check()
     equilibrium.potential.require_contacts()
+    others = ", ".join(type(part).__name__ for part in equilibrium.potential.others())
+    if stressed and others:
+        raise InvalidInput(f"the forces of {others} balance those of the contacts: such a network has to be unstressed")
     if equilibrium.neighbors.shift is not None:
         raise InvalidInput("a pair touches in several periodic images: repeat the cell (system.repeat(2)), and relax")
     i, j, length, slope, stiffness = (np.asarray(each) for each in _of_pairs(equilibrium.frozen.configuration))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization
+from ..potentials import Bonds, Gravity, Load, Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
 from .vibrations import MOST_DENSE
@@ -61,14 +62,20 @@ def maxwell_count(equilibrium: Equilibrium) -> MaxwellCount:
         raise InvalidInput(
             f"{system.positions.size} degrees of freedom are too many to count, {MOST_DENSE} are the most"
         )
-    if not equilibrium.potential.has_terms:
-        raise InvalidInput(f"{type(equilibrium.potential).__name__} is no sum over pairs and bonds: nothing to count")
+    others = [type(part).__name__ for part in equilibrium.potential.parts() if not _is_counted(part)]
+    if others:
+        raise InvalidInput(f"{', '.join(others)} is no sum over pairs or bonds: zero modes are counted of these alone")
     matrix, relaxes = _compatibility(linearization)
     singular = np.linalg.svd(matrix, compute_uv=False) if matrix.size else np.zeros(0)
     rank = int(np.sum(singular > SMALLEST_SINGULAR_VALUE * max(singular, default=0.0)))
     rigid = int(linearization.evidence.translations) + int(linearization.evidence.rotations)
     zero = int(relaxes.sum()) - rank
     return MaxwellCount(int(relaxes.sum()), len(matrix), zero, zero - rigid, len(matrix) - rank)
+
+
+def _is_counted(part: Potential) -> bool:
+    """Whether a part of a potential is a sum over pairs or bonds, or loads that resist nothing."""
+    return part.is_pairwise or isinstance(part, Bonds | Load | Gravity)
 
 
 def _compatibility(linearization: Linearization) -> tuple[Float[np.ndarray, "b f"], np.ndarray]:

@@ -8,8 +8,19 @@ from jaxtyping import Array, Float
 from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import analyze_contacts
+from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
+
+
+def check_strain(potential: Potential) -> None:
+    """**Raises** `InvalidInput` for a potential of which a part does not follow a strain of the cell."""
+    tied = [type(part).__name__ for part in potential.parts() if part.tied_to_space]
+    if tied:
+        raise InvalidInput(
+            f"there is no stress and no elastic modulus with {', '.join(tied)}: tied to points in space, which do not "
+            "follow a strain of the cell"
+        )
 
 
 def energy(equilibrium: Equilibrium) -> Float[Array, ""]:
@@ -30,17 +41,22 @@ def packing_fraction(equilibrium: Equilibrium) -> Float[Array, ""]:
 def virial(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     """W = -∂E/∂ε [d, d], an energy, the particles following the strain ε of the cell; of pairs -Σ φ' r rᵀ/r.
 
-    **Raises** `InvalidInput` with open boundaries.
+    Fixed particles follow the strain, too.
+
+    **Raises** `InvalidInput` with open boundaries, and with walls, loads or tethers, which do not follow a strain.
     """
     if not equilibrium.system.periodic:
         raise InvalidInput("a system with open boundaries has no stress: it has no cell to strain")
+    check_strain(equilibrium.potential)
     return -_strain_gradient(equilibrium.configuration)
 
 
 def stress(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     """The Cauchy stress σ = (1/V) ∂E/∂ε [d, d], energy per volume; tension is positive, as in ASE.
 
-    **Raises** `InvalidInput` with open boundaries.
+    Fixed particles follow the strain ε.
+
+    **Raises** `InvalidInput` with open boundaries, walls, loads or tethers.
     """
     return -virial(equilibrium) / volume(equilibrium)
 

@@ -22,7 +22,7 @@ class VibrationalModes(eqx.Module):
 
     `frequencies` [m], ω = √(eigenvalue of H), in units of √(energy/mass)/length; where the curvature is negative
     they are -√|curvature|. `vectors` [m, n, d] are orthonormal. `zero_modes` of them are exactly zero: translations,
-    and d for each rattler.
+    and d for each rattler; fixed degrees of freedom, whose frequencies are zero, too, do not count.
     """
 
     frequencies: Float[Array, " m"]
@@ -74,4 +74,5 @@ def _modes(linearization: Linearization) -> VibrationalModes:
     size = jnp.where(zero, 1.0, jnp.abs(values))
     frequencies = jnp.where(zero, 0.0, jnp.sign(values) * jnp.sqrt(size))
     shape = linearization.configuration.system.positions.shape
-    return VibrationalModes(frequencies, vectors.T.reshape(-1, *shape), jnp.sum(zero))
+    found = jnp.sum(zero) - linearization.evidence.fixed
+    return VibrationalModes(frequencies, vectors.T.reshape(-1, *shape), found)

@@ -207,7 +207,7 @@ def certify(
         translations=int(found.translations),
         rotations=int(found.rotations),
         fixed=int(found.fixed),
-        clusters=len(np.unique(np.asarray(linearization.modes.cluster)[~rattlers])),
+        clusters=len(np.unique(np.asarray(linearization.modes.cluster)[np.asarray(contacts.constrained)])),
         rattlers=tuple(np.flatnonzero(rattlers).tolist()),
         unresolved=tuple(np.flatnonzero(contacts.unresolved).tolist()),
         indeterminate=tuple((int(i[k]), int(j[k])) for k in indeterminate),

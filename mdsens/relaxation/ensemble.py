@@ -177,7 +177,8 @@ class _Ensemble:
                 self.finder = _enlarged(self.finder, self.members.at(found.positions))
                 self.members, steps = self.members.at(found.positions), found.steps
                 continue
-            outcome, near = _examined(self.finder, self.members.at(found.positions), found, escapes)
+            there, given = self.members.at(found.positions), members.system.positions
+            outcome, near = _examined(self.finder, there, given, found, escapes)
             at_rest = np.asarray(outcome.max_force) <= np.asarray(members.tolerance)
             leaving = np.asarray(outcome.curvature.negative) & at_rest & (np.asarray(escapes) < MOST_ESCAPES)
             if not (relax.escape and leaving.any()):
@@ -319,19 +320,25 @@ def _fly(slots: int, method: Method, members: _Members, steps: Int[Array, " m"],
 
 @eqx.filter_jit
 def _examined(
-    finder: PairFinder, members: _Members, found: _Found, escapes: Int[Array, " m"]
+    finder: PairFinder, members: _Members, given: Float[Array, "m n d"], found: _Found, escapes: Int[Array, " m"]
 ) -> tuple[Outcome, Bool[Array, "m p"]]:
-    """The outcome of each member, with its lowest curvature, and which pairs are in contact or nearly."""
+    """The outcome of each member, with its lowest curvature, and which pairs are in contact or nearly.
 
-    def one(member: _Members, found: _Found, escapes: Array) -> tuple[Outcome, Bool[Array, " p"]]:
+    **Arguments:**
+
+    - `given` (length): the positions before the descent.
+    """
+
+    def one(member: _Members, start: Array, found: _Found, escapes: Array) -> tuple[Outcome, Bool[Array, " p"]]:
         neighbors: Neighbors = finder.build(member.potential, member.system)
         here = Configuration(member.potential, member.system, neighbors)
         curvature = lowest_curvature(here, found.max_force)
         fits = finder.fits(member.potential, member.system) & member.potential.covers(member.system)
+        fits = fits & member.potential.keeps_images(member.system, member.system.replace(positions=start))
         done = here.energy(), found.max_force, found.steps, curvature, escapes, fits
         return Outcome(found.positions, neighbors, *done), nearly_in_contact(here)
 
-    return jax.vmap(one, (members.axes, 0, 0))(members, found, escapes)
+    return jax.vmap(one, (members.axes, 0, 0, 0))(members, given, found, escapes)
 
 
 @eqx.filter_jit

@@ -406,6 +406,7 @@ class _HostDescent:
                 return run
             if bool(run.idle) or steps >= next_check:
                 here = Configuration(self.potential, self.system.replace(positions=run.positions), run.neighbors)
+                validation.check_images(self.potential, here.system, self.system)
                 stalled = force > 0.5 * force_before
                 if stalled and relax.throw and (net := validation.unbalanced_force(here)) > 0.5 * force:
                     raise Status.UNBALANCED.raised(force=net, steps=steps)
@@ -427,6 +428,7 @@ class _HostDescent:
         if self.potential.has_terms and self.potential.needs_pairs:
             neighbors = only_chosen(neighbors, np.asarray(near), self.given.n)
         here = Configuration(self.potential, self.given.replace(positions=positions), neighbors)
+        validation.check_images(self.potential, here.system, self.given)
         linearization = linearize(here, self.relax.solver_for(self.potential, self.given))
         done = (
             run.max_force,
@@ -508,4 +510,5 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     positions, neighbors = restore_order(run, order)
     energy = potential.energy(given.replace(positions=positions), neighbors)
     fits = finder.fits(potential, given) & potential.covers(given) & ~potential.jumps_at_cutoff(given)
+    fits = fits & potential.keeps_images(given.replace(positions=positions), given)
     return Outcome(positions, neighbors, energy, run.max_force, run.steps, curvature, descents - 1, fits)

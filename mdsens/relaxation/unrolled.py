@@ -59,7 +59,10 @@ class Unrolled:
             list_ = allocate(finder, *start)
             finder = list_.finder.enlarged(list_)
         positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
-        positions = positions * jnp.where(overflow | ~finder.fits(*start) | ~potential.covers(system), jnp.nan, 1.0)
+        fits = (
+            finder.fits(*start) & potential.covers(system) & potential.is_resolved(system.replace(positions=positions))
+        )
+        positions = positions * jnp.where(overflow | ~fits, jnp.nan, 1.0)
         relaxed = system.replace(positions=positions)
         here = Configuration(potential, relaxed, list_)
         energy, max_force = here.energy(), jnp.max(jnp.abs(here.gradient()))

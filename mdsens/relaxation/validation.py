@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
@@ -144,6 +144,21 @@ def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> No
             "to rest there, and derivatives would be wrong. Multiply pair_energy by mdsens.potentials.smooth_switch(r, "
             "onset, cutoff), or move the cutoff to where both have vanished"
         )
+
+
+def check_images(potential: Potential, system: System, start: System) -> None:
+    """**Raises** `InvalidInput` for bonds that have grown beyond half the cell on the way to rest."""
+    flipped = [part for part in potential.others() if system.periodic and not bool(_keeps_images(part, system, start))]
+    if flipped:
+        raise InvalidInput(
+            f"a term of {type(flipped[0]).__name__} has grown beyond half the cell, so that it joins another periodic "
+            "image than at the start: take a larger cell"
+        )
+
+
+@compile_once
+def _keeps_images(part: Potential, system: System, start: System) -> Bool[Array, ""]:
+    return part.keeps_images(system, start)
 
 
 def why_no_forces(system: System) -> InvalidInput:

@@ -87,6 +87,8 @@ def response_field(
     system = equilibrium.frozen.system
     if sensitivity.response.shape[:2] != system.positions.shape:
         raise InvalidInput("this is the response of another system: the numbers of particles differ")
+    if system.fixed is not None and sensitivity.wrt == "box":
+        raise InvalidInput("fixed particles do not follow the box: its affine motion is not that of the system")
     gradient, displacements = motion(system, sensitivity, direction)
     if _is_rounding(equilibrium, displacements, sensitivity, direction):
         raise InvalidInput(f"nothing moves with {sensitivity.wrt} so: the response is zero, but for rounding")

@@ -299,11 +299,15 @@ def _predict(
 
 
 def _touching(configuration: Configuration) -> Bool[Array, " p"]:
-    """The pairs in contact, where particles interact by contact."""
-    pairs = configuration.pairs
-    if pairs is None or not configuration.potential.contact:
-        return jnp.zeros(configuration.neighbors.valid.shape, bool)
-    return pairs.interacts
+    """The pairs in contact, where particles interact by contact; and the terms, such as of walls, that set in."""
+    pairs, found = configuration.pairs, [jnp.zeros(1, bool)]
+    if pairs is not None and configuration.potential.contact:
+        found.append(pairs.interacts)
+    for part in configuration.potential.others():
+        terms = part.local_terms(configuration.system)
+        if terms is not None and part.may_jump:
+            found.append(jnp.any(terms.blocks() != 0.0, axis=(1, 2, 3, 4)))
+    return jnp.concatenate(found)
 
 
 def _longest(moves: Float[Array, "n d"]) -> Float[Array, ""]:

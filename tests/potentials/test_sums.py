@@ -247,3 +247,118 @@ def test_the_range_of_validity_is_refused_with_walls_and_given_with_bonds():
         value = rest.potential.bonds.stiffness + share * found.upper
         moved = mdsens.Relaxation(tolerance=1e-12)(bonded.with_parameter("bonds.stiffness", value), rest.system)
         assert (network(moved).contacts == network(rest).contacts) == same
+
+
+def test_a_disk_between_two_walls_is_no_rattler():
+    def middle(top):
+        slit = mdsens.PlanarWall([0.0, 0.0], [0.0, 1.0], 1.0) + mdsens.PlanarWall(
+            jnp.array([0.0, 1.0]) * top, [0.0, -1.0], 1.0
+        )
+        ties = mdsens.Tethers([[3.0, 0.4]], 0.5, particles=[0])
+        system = mdsens.System([[3.0, 0.4], [0.0, 0.4]])
+        return mdsens.Relaxation(tolerance=1e-13)(mdsens.SoftSphere() + slit + ties, system)
+
+    assert middle(0.9).certificate.rattlers == ()
+    found = jax.jacfwd(lambda top: middle(top).positions[:, 1])(0.9)
+    step = 1e-6
+    expected = (middle(0.9 + step).positions - middle(0.9 - step).positions)[:, 1] / (2 * step)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(found[1], 0.5, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["wall", "string"])
+def test_a_term_that_just_sets_in_has_no_response_unless_one_side_is_asked_for(kind):
+    class Strings(mdsens.Bonds):
+        contact = True
+
+        def bond_energy(self, r):
+            return jnp.where(r > self.rest_length, 0.5 * self.stiffness * (r - self.rest_length) ** 2, 0.0)
+
+    tie, x = mdsens.Tethers([[0.0, 0.5]], 1.0, particles=[0]), [[0.0, 0.5], [3.0, 0.5]]
+    if kind == "wall":
+        potential = tie + mdsens.PlanarWall([0.0, 0.0], [0.0, 1.0], 1.0)
+    else:
+        potential = tie + Strings([[0, 1]], 1.0, 3.0)
+    system = mdsens.System(x, fixed=[False, True])
+
+    def at(anchor, relax):
+        return relax(potential.with_parameter("tethers.anchors", anchor), system).positions
+
+    with pytest.raises(mdsens.NotDifferentiable, match="particle 0 and a wall, or another term that sets in there"):
+        jax.jacfwd(lambda a: at(a, RELAX))(potential.tethers.anchors)
+    one_sided = mdsens.Relaxation(relative_tolerance=1e-13, one_sided=True)
+    assert np.isfinite(jax.jacfwd(lambda a: at(a, one_sided))(potential.tethers.anchors)).all()
+    traced = jax.jit(jax.jacfwd(lambda a: at(a, RELAX)))(potential.tethers.anchors)
+    assert np.isnan(traced).any()
+
+
+def test_there_is_no_stress_with_what_is_tied_to_space():
+    _, system, rest = heap()
+    for name in ("pressure", "stress", "bulk_modulus", "elastic_tensor"):
+        with pytest.raises(mdsens.InvalidInput, match="Gravity, PlanarWall, Tethers: tied to points in space"):
+            getattr(mdsens.properties, name)(rest)
+    assert set(mdsens.properties.table(rest)) == {"energy", "volume", "packing_fraction", "contact_number"}
+    with pytest.raises(mdsens.InvalidInput, match="there is no constant pressure with Gravity"):
+        mdsens.Relaxation(pressure=0.1)(rest.potential, system)
+
+
+def test_a_prediction_across_a_wall_contact_is_not_valid():
+    wall, tie = mdsens.PlanarWall([0.0, 0.2], [0.0, 1.0], 1.0), mdsens.Tethers([[0.0, 0.6]], 1.0)
+    rest = mdsens.Relaxation(tolerance=1e-12)(wall + tie, mdsens.System([[0.0, 0.6]]))
+    predictor = mdsens.uncertainty.predict(rest, ["planar_wall.position"])
+    near, far = (predictor([0.0, y]) for y in (0.19, 0.0))
+    assert bool(near.valid)
+    assert not bool(far.valid)
+    assert int(far.contact_changes) == 1
+
+
+def test_vectors_of_parameters_take_square_arrays_of_points_as_they_are():
+    anchors = np.array([[0.0, 0.0], [3.0, 1.0]])
+    potential = mdsens.Tethers(anchors, 1.0)
+    system = mdsens.System(anchors)
+    parameters = mdsens.parameters.ParameterVector.from_names(["anchors"], potential, system)
+    np.testing.assert_array_equal(parameters.vector(potential, system), anchors.ravel())
+    again, _ = parameters.apply(parameters.vector(potential, system), potential, system)
+    np.testing.assert_array_equal(again.anchors, anchors)
+
+
+class Trap(mdsens.Potential):
+    """A custom energy, which needs no pairs and has no reach."""
+
+    strength: jax.Array
+
+    def energy(self, system, neighbors):
+        return 0.5 * self.strength * jnp.sum((system.positions - 0.8) ** 2)
+
+
+def test_images_count_in_a_sum_with_a_potential_without_reach():
+    potential = mdsens.SoftSphere() + Trap(jnp.asarray(0.1))
+    x = [[0.1, 0.1], [0.9, 0.7]]
+    wide = mdsens.System(x, box=4.0)
+    assert bool(mdsens.Relaxation()(potential, wide).minimum)
+    narrow = mdsens.System(x, box=1.6)
+    with pytest.raises(mdsens.InvalidInput, match="the cell is too small for the cutoff"):
+        mdsens.Relaxation()(potential, narrow)
+
+    def energy(epsilon):
+        return mdsens.Relaxation()(mdsens.SoftSphere(epsilon) + Trap(jnp.asarray(0.1)), narrow).energy
+
+    assert np.isnan(jax.jit(energy)(1.0))
+
+
+def test_names_of_terms_are_no_attributes_and_are_kept():
+    class Contact(mdsens.Bonds):
+        pass
+
+    assert (Contact([[0, 1]]) + mdsens.Gravity()).names == ("contact_term", "gravity")
+    own = mdsens.Sum(mdsens.Bonds([[0, 1]]), mdsens.Bonds([[1, 2]]), names=("soft", "hard")) + mdsens.Gravity()
+    assert own.names == ("soft", "hard", "gravity")
+    with pytest.raises(mdsens.InvalidInput, match="no attributes of a potential"):
+        mdsens.Sum(mdsens.SoftSphere(), mdsens.Gravity(), names=("terms", "gravity"))
+
+
+def test_a_bond_that_grows_beyond_half_the_cell_is_refused_at_the_end():
+    system = mdsens.System([[0.0, 0.0], [1.0, 0.0]], box=4.0)
+    potential = mdsens.Bonds([[0, 1]], 0.01, 1.0) + mdsens.Load(np.array([[-0.012, 0.0], [0.012, 0.0]]))
+    with pytest.raises(mdsens.InvalidInput, match="a term of Bonds has grown beyond half the cell"):
+        mdsens.Relaxation()(potential, system)
