@@ -160,9 +160,7 @@ class Potential(eqx.Module):
         return jnp.asarray(False)
 
     def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
-        """Whether each local term joins the same periodic images as at the start: a bond that grows beyond half the cell
-        does not.
-        """
+        """Whether local terms join the same periodic images as at the start; not so a bond beyond half the cell."""
         return jnp.asarray(True)
 
     def covers(self, system: System) -> Bool[Array, ""]:

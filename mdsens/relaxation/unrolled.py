@@ -59,9 +59,8 @@ class Unrolled:
             list_ = allocate(finder, *start)
             finder = list_.finder.enlarged(list_)
         positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
-        fits = (
-            finder.fits(*start) & potential.covers(system) & potential.is_resolved(system.replace(positions=positions))
-        )
+        fits = finder.fits(*start) & potential.covers(system)
+        fits = fits & potential.keeps_images(system.replace(positions=positions), system)
         positions = positions * jnp.where(overflow | ~fits, jnp.nan, 1.0)
         relaxed = system.replace(positions=positions)
         here = Configuration(potential, relaxed, list_)
