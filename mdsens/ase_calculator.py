@@ -136,7 +136,7 @@ def _differ_in_positions_alone(before: System, after: System) -> bool:
     if before.n != after.n or before.dim != after.dim or before.periodic != after.periodic:
         return False
     same = [np.array_equal(getattr(before, name), getattr(after, name)) for name in ("diameters", "species")]
-    return all(same) and (before.box is None or np.array_equal(before.box, after.box))
+    return all(same) and (before.box is None or np.array_equal(before.box, np.asarray(after.box)))
 
 
 @eqx.filter_jit

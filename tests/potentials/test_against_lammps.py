@@ -111,6 +111,62 @@ def test_lammps_finds_the_same_minimum_from_nearby(lammps):
     assert theirs.energy() == pytest.approx(float(rest.energy), rel=1e-8)
 
 
+def held(system, share=0.2):
+    """The system with some of its particles fixed, a little off their places, and the commands that fix them there."""
+    rng = np.random.default_rng(5)
+    fixed = rng.random(system.n) < share
+    moved = system.positions + 0.01 * jnp.asarray(rng.normal(size=system.positions.shape))
+    ids = " ".join(str(k + 1) for k in np.flatnonzero(fixed))
+    return system.replace(positions=moved, fixed=fixed), (f"group held id {ids}", "fix hold held setforce 0.0 0.0 0.0")
+
+
+@pytest.mark.parametrize(("dim", "packing_fraction"), [(2, 0.98), (3, 0.75)])
+def test_lammps_finds_the_same_minimum_and_reactions_with_fixed_particles(lammps, dim, packing_fraction):
+    system, hold = held(jammed(seed=3, dim=dim, packing_fraction=packing_fraction).system)
+    rest = mdsens.Relaxation(tolerance=1e-12)(mdsens.SoftSphere(), system)
+    theirs = Run(lammps, rest.system)
+    theirs.command(*hold, "min_style fire", "minimize 0.0 1e-12 1000 10000")
+    assert theirs.energy() == pytest.approx(float(rest.energy), rel=1e-10)
+    fixed = np.asarray(system.fixed)
+    total = [theirs.lmp.extract_fix("hold", 0, 1, k) for k in range(dim)]  # before it is set to zero
+    np.testing.assert_allclose(-np.sum(rest.reactions, axis=0), total, atol=1e-9)
+    theirs.command("unfix hold", "run 0")
+    np.testing.assert_allclose(-rest.reactions[fixed], theirs.gather("f")[fixed], atol=1e-9)
+
+
+def test_what_lammps_minimizes_is_differentiated_as_our_own(lammps):
+    """LAMMPS as the solver behind `implicit.root`, with and without `jit`."""
+    system, hold = held(jammed(seed=3, n=32).system)
+    potential, relax = mdsens.SoftSphere(), mdsens.Relaxation(tolerance=1e-12)
+    start = relax(potential, system).system
+    fixed, pairs = np.asarray(system.fixed), mdsens.AllPairs().build(potential, start)
+    cell = np.asarray(start.box)
+
+    def everywhere(free, where):
+        return jnp.zeros((32, 2)).at[~fixed].set(free).at[fixed].set(where)
+
+    def net_force(free, where):
+        return potential.gradient(start.replace(positions=everywhere(free, where)), pairs)[~fixed]
+
+    def minimize(free, where):
+        run = Run(lammps, start.replace(positions=np.asarray(everywhere(free, where))))
+        before = run.gather("x")
+        run.command(*hold, "min_style fire", "min_modify dmax 0.01", "minimize 0.0 1e-13 20000 100000")
+        moved = run.gather("x") - before
+        return np.asarray(free) + (moved - np.round(moved @ np.linalg.inv(cell)) @ cell)[~fixed]
+
+    def ours(where):
+        placed = start.replace(positions=everywhere(start.positions[~fixed], where))
+        return relax(potential, placed).positions[~fixed]
+
+    where, free = start.positions[fixed], start.positions[~fixed]
+    expected = jax.jacfwd(ours)(where)
+    for callback, transform in ((False, jax.jacfwd), (True, lambda f: jax.jit(jax.jacrev(f)))):
+        theirs = mdsens.implicit.root(net_force, symmetric=True, callback=callback)(minimize)
+        found = transform(lambda w, theirs=theirs: theirs(free, w))(where)
+        assert np.abs(found - expected).max() < 1e-8
+
+
 def test_a_packing_in_two_dimensions_is_read_as_it_was_written(lammps, tmp_path):
     rest = jammed(seed=2)
     file = tmp_path / "packing.data"
