@@ -75,6 +75,7 @@ _MODULE_OF = {
     "prune": "inverse_design",
     "random_packing": "preparation",
     "read": "io",
+    "read_topology": "io",
     "relax_ensemble": "relaxation",
     "response_field": "response",
     "sensitivity": "response",

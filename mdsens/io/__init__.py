@@ -3,5 +3,6 @@
 from .ase import from_ase, to_ase
 from .files import REGISTRY, format_to_write, read, write
 from .format import Format
+from .lammps_data import Topology, read_topology
 
-__all__ = ["REGISTRY", "Format", "format_to_write", "from_ase", "read", "to_ase", "write"]
+__all__ = ["REGISTRY", "Format", "Topology", "format_to_write", "from_ase", "read", "read_topology", "to_ase", "write"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..system import System
-from .ase import read_text, to_ase, write_atoms
+from .ase import Diameters, from_ase, read_text, to_ase, write_atoms
 from .format import Format, check_index
 
 if TYPE_CHECKING:
@@ -57,21 +59,25 @@ def read_data(path: Path, index: int = -1, atom_style: str | None = None) -> Ato
 
     **Raises** `InvalidInput` for what is missing, ambiguous, or not understood.
     """
-    from ase import Atoms
-
     check_index(index, 1)
     header, sections, named = _sections(read_text(path).splitlines()[1:])
     for name in NOT_UNDERSTOOD:
         if sections.get(name):
-            raise InvalidInput(
-                f"it has a section {name}, which mdsens does not understand and will not drop; remove the section if "
-                "the energy is to know nothing of it"
-            )
+            cure = "remove the section if the energy is to know nothing of it"
+            if name in ("Bonds", "Angles"):
+                cure = f"mdsens.read_topology reads it, or {cure}"
+            raise InvalidInput(f"it has a section {name}, which belongs to no system and will not be dropped: {cure}")
+    return _atoms(header, sections, atom_style or named.get("Atoms") or None)
+
+
+def _atoms(header: list[list[str]], sections: dict[str, list[list[str]]], style: str | None) -> Atoms:
+    from ase import Atoms
+
     rows = sections.get("Atoms", [])
     promised = _count(header, "atoms")
     if len(rows) != promised or not rows:
         raise InvalidInput(f"it promises {promised} atoms, and its section Atoms has {len(rows)} lines")
-    columns = _columns(rows, atom_style or named)
+    columns = _columns(rows, style)
     labels = {row[1]: row[0] for row in sections.get("Atom Type Labels", [])}
     types = [labels.get(row[columns.index("type")], row[columns.index("type")]) for row in rows]
     numbers = {name: _floats(row[k] for row in rows) for k, name in enumerate(columns) if name != "type"}
@@ -89,6 +95,94 @@ def read_data(path: Path, index: int = -1, atom_style: str | None = None) -> Ato
     return atoms
 
 
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """The bonds and angles of a file; particles and types are counted from 0.
+
+    - `bonds` (int [m, 2]), `bond_types` (int [m]), `angles` (int [k, 3], the vertex in the middle), `angle_types`.
+    - `stiffness` (energy per length²) and `rest_length` [m], `angle_stiffness` (energy) and `rest_angle` [k] (radians):
+      of ½ k (r - l)² and ½ k (θ - θ₀)²; None unless the file has coefficients of harmonic bonds, or angles. LAMMPS
+      leaves out the factor ½.
+    """
+
+    bonds: np.ndarray
+    bond_types: np.ndarray
+    angles: np.ndarray
+    angle_types: np.ndarray
+    stiffness: np.ndarray | None
+    rest_length: np.ndarray | None
+    angle_stiffness: np.ndarray | None
+    rest_angle: np.ndarray | None
+
+
+def read_topology(
+    path: str | os.PathLike[str],
+    diameters: Diameters | None = 1.0,
+    dim: int | None = None,
+    atom_style: str | None = None,
+) -> tuple[System, Topology]:
+    """Particles, bonds and angles of a LAMMPS data file.
+
+        system, found = mdsens.read_topology("network.data")
+        bonds = mdsens.Bonds(found.bonds, found.stiffness, found.rest_length)
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `diameters`: as in `mdsens.read`; 1 by default, since bonds use none.
+    - `dim`: 2 or 3; by default 2 if all particles have the same z.
+    - `atom_style`: of a file that does not name it.
+
+    **Returns** the System, and a `Topology`.
+
+    **Raises** `FileNotFoundError`, and `InvalidInput` for a file that cannot be read, and for dihedrals, impropers and
+    particles that are no points.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        header, sections, named = _sections(read_text(path).splitlines()[1:])
+        others = [name for name in NOT_UNDERSTOOD if sections.get(name) and name not in ("Bonds", "Angles")]
+        if others:
+            raise InvalidInput(f"it has a section {others[0]}, which mdsens does not understand and will not drop")
+        atoms = _atoms(header, sections, atom_style or named.get("Atoms") or None)
+        place = {int(row[0]): k for k, row in enumerate(sorted(sections["Atoms"], key=lambda row: int(row[0])))}
+        bonds, bond_types = _groups(sections.get("Bonds", []), 2, place)
+        angles, angle_types = _groups(sections.get("Angles", []), 3, place)
+        stiffness, rest_length = _harmonic(sections, named, "Bond Coeffs", bond_types)
+        angle_stiffness, rest_angle = _harmonic(sections, named, "Angle Coeffs", angle_types)
+        if rest_angle is not None:
+            rest_angle = np.deg2rad(rest_angle)
+        system = from_ase(atoms, None if "diameters" in atoms.arrays else diameters, dim)
+    except (InvalidInput, ValueError, KeyError, IndexError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    of_angles = angles, angle_types
+    return system, Topology(bonds, bond_types, *of_angles, stiffness, rest_length, angle_stiffness, rest_angle)
+
+
+def _groups(rows: list[list[str]], size: int, place: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The particles [m, size] and types [m] of bonds or angles: `id type atom atom …`."""
+    table = np.array([[int(word) for word in row[: size + 2]] for row in rows], int).reshape(-1, size + 2)
+    missing = [int(each) for each in np.unique(table[:, 2:]) if int(each) not in place]
+    if missing:
+        raise InvalidInput(f"a bond or an angle joins atom {missing[0]}, which is not there")
+    members = np.array([[place[int(each)] for each in row] for row in table[:, 2:]], np.int32).reshape(-1, size)
+    return members, table[:, 1] - 1
+
+
+def _harmonic(
+    sections: dict[str, list[list[str]]], named: dict[str, str], name: str, types: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Twice the first coefficient of each type, since LAMMPS leaves out the factor ½, and the second."""
+    rows = sections.get(name, [])
+    if named.get(name) not in ("", "harmonic") or not len(types) or any(len(row) != 3 for row in rows):
+        return None, None
+    table = {int(row[0]) - 1: (2.0 * float(row[1]), float(row[2])) for row in rows}
+    values = np.array([table[int(each)] for each in types])
+    return values[:, 0], values[:, 1]
+
+
 def write_data(path: Path, system: System) -> None:
     """Write a data file of `atom_style atomic`, which holds no diameters.
 
@@ -100,16 +194,16 @@ def write_data(path: Path, system: System) -> None:
         path.write_text(_centered_in_z(path.read_text()))
 
 
-def _sections(lines: Iterable[str]) -> tuple[list[list[str]], dict[str, list[list[str]]], str | None]:
-    """The words of the header's lines, those of each section, and the atom style that the file names."""
+def _sections(lines: Iterable[str]) -> tuple[list[list[str]], dict[str, list[list[str]]], dict[str, str]]:
+    """The words of the header's lines, those of each section, and the styles that comments beside sections name."""
     header: list[list[str]] = []
     sections: dict[str, list[list[str]]] = {}
-    rows, named = header, None
+    named: dict[str, str] = {}
+    rows = header
     for line in lines:
         if found := SECTION.match(line):
             rows = sections.setdefault(found[1], [])
-            if found[1] == "Atoms":
-                named = found[2] or None
+            named[found[1]] = found[2] or ""
         elif words := line.partition("#")[0].split():
             rows.append(words)
     return header, sections, named

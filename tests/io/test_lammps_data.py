@@ -98,8 +98,34 @@ def test_a_general_cell_and_tabs(tmp_path):
 @pytest.mark.parametrize("section", ["Bonds", "Angles", "Ellipsoids"])
 def test_bonds_and_shapes_are_refused_by_name(tmp_path, section):
     text = data(["1 1 0 0 0", "2 2 1 2 3"], "atomic") + f"\n{section}\n\n1 1 1 2\n"
-    with pytest.raises(mdsens.InvalidInput, match=f"section {section}, which mdsens does not understand"):
+    with pytest.raises(mdsens.InvalidInput, match=f"section {section}, which belongs to no system"):
         read(tmp_path, text)
+
+
+def test_bonds_and_angles_are_read_with_their_coefficients(tmp_path):
+    """Atoms in any order, ids with gaps; LAMMPS writes K (r - r0)² and degrees."""
+    rows = ["7 1 1 2 0 0", "2 1 1 0 0 0", "4 1 1 1 0.5 0"]
+    text = (
+        data(rows, "angle").replace("2 atoms", "3 atoms")
+        + "\nBond Coeffs # harmonic\n\n1 5.0 0.9\n2 2.0 1.1\n\nAngle Coeffs\n\n1 3.0 90.0\n"
+    )
+    text += "\nBonds\n\n1 1 2 4\n2 2 4 7\n\nAngles\n\n1 1 2 4 7\n"
+    (tmp_path / "a.data").write_text(text)
+    system, found = mdsens.read_topology(tmp_path / "a.data", dim=3)
+    np.testing.assert_array_equal(system.positions[:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(found.bonds, [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(found.angles, [[0, 1, 2]])
+    np.testing.assert_array_equal(found.stiffness, [10.0, 4.0])
+    np.testing.assert_array_equal(found.rest_length, [0.9, 1.1])
+    np.testing.assert_allclose(found.rest_angle, [0.5 * np.pi])
+    (tmp_path / "b.data").write_text(text.replace("# harmonic", "# fene"))
+    assert mdsens.read_topology(tmp_path / "b.data", dim=3)[1].stiffness is None
+    (tmp_path / "c.data").write_text(text.replace("2 2 4 7", "2 2 4 9"))
+    with pytest.raises(mdsens.InvalidInput, match="joins atom 9, which is not there"):
+        mdsens.read_topology(tmp_path / "c.data", dim=3)
+    (tmp_path / "d.data").write_text(text + "\nDihedrals\n\n1 1 2 4 7 2\n")
+    with pytest.raises(mdsens.InvalidInput, match="section Dihedrals, which mdsens does not understand"):
+        mdsens.read_topology(tmp_path / "d.data", dim=3)
 
 
 def test_an_atom_style_is_for_data_files(tmp_path):

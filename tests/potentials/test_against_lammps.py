@@ -267,3 +267,34 @@ def test_sensitivities_of_the_formation_energy_of_a_silicon_vacancy_are_differen
             for changed in (eqx.tree_at(lambda p: getattr(p, name), potential, value * (1 + h)) for h in (1e-4, -1e-4))  # noqa: B023
         )
         assert float(getattr(slope, name)) == pytest.approx((ahead - behind) / (2e-4 * value), rel=1e-4, abs=1e-6)
+
+
+def test_bonds_and_angles_have_the_energy_and_the_forces_of_lammps(lammps, tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.cumsum(rng.uniform(0.5, 0.9, (6, 3)), axis=0)
+    rows = [f"{k + 1} 1 1 {a!r} {b!r} {c!r}" for k, (a, b, c) in enumerate(x.tolist())]
+    bonds = [f"{k + 1} {1 + k % 2} {k + 1} {k + 2}" for k in range(5)]
+    angles = [f"{k + 1} 1 {k + 1} {k + 2} {k + 3}" for k in range(4)]
+    sections = {
+        "Masses": ["1 1.0"], "Bond Coeffs # harmonic": ["1 5.0 1.0", "2 3.0 1.2"],
+        "Angle Coeffs # harmonic": ["1 2.0 110.0"], "Atoms # angle": rows, "Bonds": bonds, "Angles": angles,
+    }  # fmt: skip
+    head = "6 atoms\n5 bonds\n4 angles\n1 atom types\n2 bond types\n1 angle types\n"
+    head += "".join(f"0 12 {axis}lo {axis}hi\n" for axis in "xyz")
+    body = "".join(f"\n{name}\n\n" + "\n".join(lines) + "\n" for name, lines in sections.items())
+    (tmp_path / "chain.data").write_text(f"a chain\n\n{head}{body}")
+    lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    for line in (
+        "units lj", "atom_style angle", "atom_modify map array", "bond_style harmonic", "angle_style harmonic",
+        f"read_data {tmp_path / 'chain.data'}", "pair_style zero 2.0", "pair_coeff * *", "comm_modify cutoff 4.0",
+        "thermo_modify norm no", "run 0",
+    ):  # fmt: skip
+        lmp.command(line)
+    system, found = mdsens.read_topology(tmp_path / "chain.data")
+    potential = mdsens.Bonds(found.bonds, found.stiffness, found.rest_length) + mdsens.Angles(
+        found.angles, found.angle_stiffness, found.rest_angle
+    )
+    pairs = mdsens.AllPairs().build(potential, system)
+    assert float(potential.energy(system, pairs)) == pytest.approx(lmp.get_thermo("pe"), rel=1e-12)
+    forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(6, 3)
+    np.testing.assert_allclose(-potential.gradient(system, pairs), forces, atol=1e-10)
