@@ -14,6 +14,10 @@ FIXED_EDGE = "#111111"
 ARROW = "#b01e1e"
 ARROW_CUT = "#e0662c"
 """The color of an arrow that was shortened."""
+TENSION, COMPRESSION, UNLOADED = "#c0392b", "#2c62a8", "#8a8a8a"
+"""The colors of bonds that pull, that push, and that bear nothing."""
+LOAD = "#2f7d4f"
+WALL, WALL_HATCH = "#333333", "#999999"
 
 
 def png_of(figure: Figure, dpi: int = 90) -> bytes:
