@@ -14,7 +14,7 @@ from ..response.fields import motion
 from ..response.sensitivity import Sensitivity
 from ..system import System
 from .parts import draw_parts, node_diameter
-from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure
+from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure, paler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,7 +193,7 @@ def _draw_particles(
     if nodes:
         faces = np.where(rattlers[:, None], 1.0, np.where(fixed[:, None], edges, edges if colors is None else faces))
     if system.dim == 3:
-        faces, edges = (_paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
+        faces, edges = (paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
     ax.add_collection(
         EllipseCollection(
             sizes,
@@ -209,14 +209,6 @@ def _draw_particles(
             alpha=0.85 if system.dim == 2 else None,
         )
     )
-
-
-def _paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """The colors mixed with white: the lower a particle, the paler."""
-    depth = (height.max() - height) / (np.ptp(height) or 1.0)
-    mixed = np.array(colors, dtype=float)
-    mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
-    return mixed
 
 
 def _with_images(system: System) -> tuple[np.ndarray, np.ndarray]:

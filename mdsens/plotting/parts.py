@@ -16,7 +16,7 @@ from ..potentials import Bonds, CylindricalWall, Gravity, Load, LocalPotential, 
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
 from ..system import System
-from .style import COMPRESSION, LOAD, TENSION, UNLOADED, WALL, WALL_HATCH
+from .style import COMPRESSION, LOAD, TENSION, UNLOADED, WALL, WALL_HATCH, paler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,9 +101,10 @@ def _(part: Bonds, scene: Scene) -> None:
     stiffness = _stiffness(part)[shown]
     widths = BOND_WIDTH * np.clip(np.sqrt(stiffness / (scene.stiffness or 1.0)), 1.0 / WIDEST_BOND, WIDEST_BOND)
     lines, bonds = _images(np.asarray(scene.system.wrapped())[np.asarray(part.pairs)[shown, 0]], steps, scene.system)
+    colors = _tension_colors(force, stiffness * length, scene.force or 0.0)[bonds]
     drawn = LineCollection(
         list(lines[..., :2]),
-        colors=_tension_colors(force, stiffness * length, scene.force or 0.0)[bonds],
+        colors=colors if scene.system.dim == 2 else paler(colors, lines[..., 2].mean(axis=1)),
         linewidths=widths[bonds],
         zorder=0.9 if scene.network else 1.5,
     )
@@ -143,10 +144,11 @@ def _(part: Gravity, scene: Scene) -> None:
     acceleration, d = np.asarray(part.acceleration), scene.system.dim
     down = (-acceleration * np.eye(d)[-1] if acceleration.ndim == 0 else acceleration)[:2]
     if np.linalg.norm(down) > 0.0:
-        corner = (scene.ax.get_xlim()[0], scene.ax.get_ylim()[1])
+        corner = np.array([scene.ax.get_xlim()[0], scene.ax.get_ylim()[1]])
         arrow = LOAD_LENGTH * scene.length * down / np.linalg.norm(down)
-        _arrows((np.array(corner) - 0.5 * arrow - [0.0, 0.5 * LOAD_LENGTH * scene.length])[None], arrow[None], scene)
-        scene.ax.annotate("g", corner, (-4.0, 0.0), "data", "offset points", color=LOAD, ha="right", va="top")
+        middle = corner - [0.0, 0.5 * LOAD_LENGTH * scene.length]
+        _arrows((middle - 0.5 * arrow)[None], arrow[None], scene)
+        scene.ax.annotate("g", tuple(middle), (6.0, 0.0), "data", "offset points", color=LOAD, va="center")
 
 
 @draw_part.register
@@ -199,7 +201,7 @@ def _bond_terms(bonds: Bonds, system: System) -> tuple[Array, Array, Array]:
 
 def _bond_state(bonds: Bonds, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """From the first to the second particle of each bond [m, d], its length, and its force, positive where it pulls."""
-    step, length, force = (np.asarray(each) for each in _bond_terms(bonds, system))
+    step, length, force = (np.nan_to_num(np.asarray(each)) for each in _bond_terms(bonds, system))
     return step, length, force
 
 
@@ -213,9 +215,9 @@ def _tension_colors(force: np.ndarray, scale: np.ndarray, largest: float) -> np.
     from matplotlib.colors import to_rgba_array
 
     rounding = np.sqrt(np.finfo(force.dtype).eps) * scale
-    share = np.where(np.abs(force) > rounding, 0.35 + 0.65 * np.minimum(np.abs(force) / max(largest, 1e-300), 1.0), 0.0)
+    share = np.where(np.abs(force) > rounding, 0.35 + 0.65 * np.minimum(np.abs(force) / (largest or 1.0), 1.0), 0.0)
     full = to_rgba_array([TENSION if f > 0.0 else COMPRESSION for f in force])
-    return share[:, None] * full + (1.0 - share[:, None]) * to_rgba_array(UNLOADED)
+    return np.clip(share[:, None] * full + (1.0 - share[:, None]) * to_rgba_array(UNLOADED), 0.0, 1.0)
 
 
 def _images(start: np.ndarray, step: np.ndarray, system: System) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +244,7 @@ def _clip_to_cell(drawn: Any, scene: Scene) -> None:
 def _arrows(points: np.ndarray, arrows: np.ndarray, scene: Scene) -> None:
     from matplotlib.patheffects import withStroke
 
-    scene.include((points + arrows)[:, :2])
+    scene.include(np.concatenate([points, points + arrows])[:, :2])
     width = min(0.006, 0.08 * scene.length / float(np.ptp(scene.ax.get_xlim())))
     style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1.0, "width": width, "zorder": 12}
     drawn = scene.ax.quiver(*points[:, :2].T, *arrows[:, :2].T, color=LOAD, **style)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -39,3 +41,11 @@ def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
     figure = Picture(figsize=size)
     FigureCanvasAgg(figure)
     return figure
+
+
+def paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """The colors mixed with white: the lower a particle, the paler."""
+    depth = (height.max() - height) / (np.ptp(height) or 1.0)
+    mixed = np.array(colors, dtype=float)
+    mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
+    return mixed

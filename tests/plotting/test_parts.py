@@ -1,3 +1,4 @@
+import jax
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from matplotlib.quiver import Quiver
 import mdsens
 from mdsens import plotting
 from mdsens.plotting.style import UNLOADED
+from samples import jammed
 
 mpl.use("Agg")
 
@@ -44,6 +46,15 @@ def test_bonds_are_red_where_they_pull_blue_where_they_push_and_gray_without_for
     (loaded,) = drawn(frame(diagonal=1.3), square(), LineCollection)
     red, _, blue = loaded.get_colors()[:, :3].T
     assert (red[:4] < blue[:4]).all() and (red[4:] > blue[4:]).all()  # the short diagonals pull, the sides push
+
+
+def test_bonds_of_a_network_without_forces_are_gray_in_single_precision_too():
+    packing = jammed(seed=0, n=32)
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, packing.system)
+    rest = mdsens.Relaxation(tolerance=1e-4)(mdsens.network(packing), single)
+    (bonds,) = of_kind(plotting.draw(rest), LineCollection)
+    assert rest.positions.dtype == np.float32
+    np.testing.assert_allclose(bonds.get_colors()[:, :3], [to_rgb(UNLOADED)] * len(bonds.get_colors()), atol=1e-6)
 
 
 def test_a_bond_across_a_face_of_the_cell_is_drawn_to_the_image_that_is_meant():
