@@ -41,15 +41,15 @@ class Scene:
     - `system`, `ax`: the particles, and the axes that show them.
     - `network`: whether the particles are shown as nodes.
     - `length`: the mean diameter, or the median length of the bonds of a network.
-    - `stiffness`, `force`: of the bonds, the median and nearly the largest; None without bonds.
+    - `stiffness`, `force`: of the bonds, the median and nearly the largest.
     """
 
     system: System
     ax: Axes
     network: bool
     length: float
-    stiffness: float | None
-    force: float | None
+    stiffness: float
+    force: float
 
     def include(self, points: np.ndarray) -> None:
         """Widen the view so that it shows the points."""
@@ -74,7 +74,7 @@ def draw_parts(equilibrium: Equilibrium, ax: Axes) -> None:
     """Draw the parts of the potential of an equilibrium into axes that show its particles."""
     system, parts = equilibrium.system, equilibrium.potential.parts()
     bonds = [(_stiffness(part), *_bond_state(part, system)[1:]) for part in parts if isinstance(part, Bonds)]
-    node, stiffness, force = node_diameter(equilibrium), None, None
+    node, stiffness, force = node_diameter(equilibrium), 1.0, 0.0
     if bonds:
         k, _, f = (np.concatenate(each) for each in zip(*bonds, strict=True))
         if (k > 0.0).any():
@@ -99,9 +99,9 @@ def _(part: Bonds, scene: Scene) -> None:
         return
     steps, length, force = (each[shown] for each in _bond_state(part, scene.system))
     stiffness = _stiffness(part)[shown]
-    widths = BOND_WIDTH * np.clip(np.sqrt(stiffness / (scene.stiffness or 1.0)), 1.0 / WIDEST_BOND, WIDEST_BOND)
+    widths = BOND_WIDTH * np.clip(np.sqrt(stiffness / scene.stiffness), 1.0 / WIDEST_BOND, WIDEST_BOND)
     lines, bonds = _images(np.asarray(scene.system.wrapped())[np.asarray(part.pairs)[shown, 0]], steps, scene.system)
-    colors = _tension_colors(force, stiffness * length, scene.force or 0.0)[bonds]
+    colors = _tension_colors(force, stiffness * length, scene.force)[bonds]
     drawn = LineCollection(
         list(lines[..., :2]),
         colors=colors if scene.system.dim == 2 else paler(colors, lines[..., 2].mean(axis=1)),
