@@ -28,13 +28,18 @@ class Pruning:
 
     - `bonds`: all bonds, those removed with the stiffness zero; `kept` (bool [m]).
     - `removed` (int [k]): the bonds removed, in order.
-    - `history`: the property before each round of removals, and at the end.
+    - `history`: the property before each round of removals, and at the end, where so many bonds were `left`.
     """
 
     bonds: Bonds
     kept: np.ndarray
     removed: np.ndarray
     history: np.ndarray
+    left: np.ndarray
+
+
+LEAST_LEFT = 1e-9
+"""Of a property, relative to its value at first: less is rounding, whose slopes choose bonds by noise."""
 
 
 @with_progress("pruning", lambda done, all: (done / all, f"{done} of {all} bonds removed"))
@@ -50,7 +55,7 @@ def prune(
 ) -> Pruning:
     """Remove bonds one after the other: each time the one whose stiffness contributes most, or least, to a property.
 
-    The contribution of a bond is k ∂P/∂k, of all bonds at once by one gradient. A bond stays where one of its ends
+    The contribution of a bond is k ∂P/∂k, with its sign, of all bonds at once by one gradient. A bond stays where one of its ends
     would be left with no more than d bonds.
 
     **Arguments:**
@@ -66,7 +71,8 @@ def prune(
 
     - A `Pruning`.
 
-    **Raises** `InvalidInput` for an unknown property, and where no more bonds may go.
+    **Raises** `InvalidInput` for an unknown property, where no more bonds may go, and where nothing is left of the
+    property, as below the isostatic number of bonds.
 
     **Reference:**
 
@@ -84,14 +90,21 @@ def prune(
     kept = np.asarray(stiffness) > 0.0
     removed: list[int] = []
     history: list[float] = []
+    left: list[int] = []
     total = int(kept.sum()) - down_to
     if total < 0:
         raise InvalidInput(f"down_to is {down_to}, and only {kept.sum()} of the bonds have a stiffness")
     while True:
         value, slope = _value_and_slope(stiffness, bonds, system, relax, name)
         history.append(float(value))
+        left.append(int(kept.sum()))
         if len(removed) >= total:
             break
+        if not np.isfinite(history[-1]) or abs(history[-1]) <= LEAST_LEFT * abs(history[0]):
+            raise InvalidInput(
+                f"without {len(removed)} of the bonds {name} is {history[-1]:.3g}, rounding beside {history[0]:.3g} at "
+                f"first: nothing tells which bond to remove next. Keep more bonds (down_to={int(kept.sum())})"
+            )
         share = np.asarray(stiffness * slope) * (-1.0 if remove == "largest" else 1.0)
         gone = _next_to_go(share, pairs, kept, system, min(at_once, total - len(removed)))
         kept[gone] = False
@@ -100,7 +113,7 @@ def prune(
         if progress is not None:
             progress(len(removed), total)
     pruned = eqx.tree_at(lambda b: b.stiffness, bonds, stiffness)
-    return Pruning(pruned, kept, np.array(removed, int), np.array(history))
+    return Pruning(pruned, kept, np.array(removed, int), np.array(history), np.array(left))
 
 
 def _value_and_slope(

@@ -13,7 +13,8 @@ from ..relaxation.equilibrium import Equilibrium
 from ..response.fields import motion
 from ..response.sensitivity import Sensitivity
 from ..system import System
-from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure
+from .parts import draw_parts, node_diameter
+from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure, paler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +34,11 @@ def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLik
     The outlines of rattlers are dotted if the packing is an equilibrium; those of fixed particles are black. A
     three-dimensional packing is projected along z, without images; particles farther away are paler.
 
+    Of an equilibrium the parts of its potential are drawn, too. Bonds are lines, wider if stiffer, red where they pull,
+    blue where they push, gray without force; those of stiffness zero are left out. Tethers are dotted, loads are
+    arrows, and in two dimensions walls are lines with hatches behind. The particles of a network, which touch nothing,
+    are shown as nodes: small dots, fixed ones black, and rattlers, at which no bond resists, open.
+
     **Arguments:**
 
     - `packing`: the system, or the equilibrium.
@@ -48,8 +54,16 @@ def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLik
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 6))
     system = system_of(packing)
-    _draw_particles(system, ax, colors, _rattlers_of(packing))
-    _frame(system, ax)
+    rattlers = _rattlers_of(packing)
+    if isinstance(packing, System):
+        _draw_particles(system, ax, colors, rattlers)
+        _frame(system, ax)
+        return ax
+    node = node_diameter(packing.frozen)
+    shown = system if node is None else system.replace(diameters=node)
+    _draw_particles(shown, ax, colors, rattlers, nodes=node is not None)
+    _frame(shown, ax)
+    draw_parts(packing.frozen, ax)
     return ax
 
 
@@ -163,7 +177,9 @@ def _rattlers_of(packing: System | Equilibrium) -> np.ndarray:
     return np.asarray(packing.frozen.linearization.contacts.rattlers)
 
 
-def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: np.ndarray) -> None:
+def _draw_particles(
+    system: System, ax: Axes, colors: ArrayLike | None, rattlers: np.ndarray, nodes: bool = False
+) -> None:
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import to_rgba_array
 
@@ -173,8 +189,11 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: 
     edges = to_rgba_array(EDGES)[kinds] if colors is None else to_rgba_array(["#777777"] * system.n)
     fixed = np.zeros(system.n, bool) if system.movable is None else ~np.asarray(system.movable).any(axis=1)
     edges = np.where(fixed[:, None], to_rgba_array(FIXED_EDGE), edges)
+    dotted = rattlers & (not nodes)
+    if nodes:
+        faces = np.where(rattlers[:, None], 1.0, np.where(fixed[:, None], edges, edges if colors is None else faces))
     if system.dim == 3:
-        faces, edges = (_paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
+        faces, edges = (paler(each, np.asarray(system.wrapped())[:, 2]) for each in (faces, edges))
     ax.add_collection(
         EllipseCollection(
             sizes,
@@ -190,14 +209,6 @@ def _draw_particles(system: System, ax: Axes, colors: ArrayLike | None, dotted: 
             alpha=0.85 if system.dim == 2 else None,
         )
     )
-
-
-def _paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """The colors mixed with white: the lower a particle, the paler."""
-    depth = (height.max() - height) / (np.ptp(height) or 1.0)
-    mixed = np.array(colors, dtype=float)
-    mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
-    return mixed
 
 
 def _with_images(system: System) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -14,6 +16,10 @@ FIXED_EDGE = "#111111"
 ARROW = "#b01e1e"
 ARROW_CUT = "#e0662c"
 """The color of an arrow that was shortened."""
+TENSION, COMPRESSION, UNLOADED = "#c0392b", "#2c62a8", "#8a8a8a"
+"""The colors of bonds that pull, that push, and that bear nothing."""
+LOAD = "#2f7d4f"
+WALL, WALL_HATCH = "#333333", "#999999"
 
 
 def png_of(figure: Figure, dpi: int = 90) -> bytes:
@@ -35,3 +41,11 @@ def new_figure(size: tuple[float, float] = (7.2, 7.6)) -> Figure:
     figure = Picture(figsize=size)
     FigureCanvasAgg(figure)
     return figure
+
+
+def paler(colors: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """The colors mixed with white: the lower a particle, the paler."""
+    depth = (height.max() - height) / (np.ptp(height) or 1.0)
+    mixed = np.array(colors, dtype=float)
+    mixed[:, :3] += (0.75 * depth)[:, None] * (1.0 - mixed[:, :3])
+    return mixed

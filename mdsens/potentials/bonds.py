@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from ..errors import InvalidInput
@@ -65,6 +67,25 @@ class Bonds(LocalPotential):
 
     def groups(self, system: System) -> Int[Array, "m 2"]:
         return self.pairs
+
+    def lengths(self, system: System) -> Float[Array, " m"]:
+        """The length of each bond, to the nearest periodic image; differentiable."""
+        x = self.local_terms(system).positions
+        return jnp.sqrt(sum_components((x[:, 1] - x[:, 0]) ** 2))
+
+    def tensions(self, system: System) -> Float[Array, " m"]:
+        """The force of each bond, energy per length: positive where it pulls its ends together."""
+        return jax.vmap(lambda bond, r: jax.grad(bond.bond_energy)(r), (self._axes(), 0))(self, self.lengths(system))
+
+    def only(self, kept: ArrayLike) -> Bonds:
+        """Some of the bonds, chosen by their numbers or by True and False [m]."""
+        some = {name: getattr(self, name) for name in self.per_term}
+        chosen = np.asarray(kept)
+        return dataclasses.replace(
+            self,
+            pairs=self.pairs[chosen],
+            **{name: value[chosen] if np.ndim(value) else value for name, value in some.items()},
+        )
 
     def term_energy(self, x: Float[Array, "2 d"], diameters: Float[Array, " 2"]) -> Scalar:
         return self.bond_energy(jnp.sqrt(sum_components((x[1] - x[0]) ** 2)))

@@ -32,4 +32,6 @@ def test_the_commands_exist():
     shell = [block for path in WITH_COMMANDS for block in blocks(path.read_text(encoding="utf-8"), "bash")]
     named = set(re.findall(r"mdsens (\w+)", "\n".join(shell)))
     of_studies = {"init", "run", "status", "collect", "plot", "show"}
-    assert named == set(known) == {"demo", "relax", "sensitivity", "properties", "fit", "design"} | of_studies
+    assert (
+        named == set(known) == {"demo", "relax", "certify", "sensitivity", "properties", "fit", "design"} | of_studies
+    )

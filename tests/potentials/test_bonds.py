@@ -250,3 +250,14 @@ def test_a_frustrated_network_responds_as_differences_of_equilibria_do():
     np.testing.assert_allclose(slope, difference, atol=1e-7)
     r = lengths(position(rest), pairs, system.box)
     np.testing.assert_allclose(jax.grad(energy)(rest), -(r - rest), atol=1e-9)  # Hellmann and Feynman
+
+
+def test_bonds_tell_their_lengths_and_tensions_and_some_of_them_can_be_taken():
+    system = mdsens.System([[0.0, 0.0], [1.0, 0.0], [3.5, 0.0]], box=4.0)
+    bonds = mdsens.Bonds([[0, 1], [1, 2], [0, 2]], [1.0, 2.0, 4.0], [0.8, 1.0, 0.5])
+    np.testing.assert_allclose(bonds.lengths(system), [1.0, 1.5, 0.5], atol=1e-15)
+    np.testing.assert_allclose(bonds.tensions(system), [0.2, 1.0, 0.0], atol=1e-15)
+    some = bonds.only([True, False, True])
+    np.testing.assert_array_equal(some.pairs, [[0, 1], [0, 2]])
+    np.testing.assert_array_equal(some.stiffness, [1.0, 4.0])
+    assert float(mdsens.Bonds([[0, 1], [1, 2]], 3.0).only([1]).stiffness) == 3.0

@@ -131,8 +131,11 @@ def test_the_contribution_of_a_bond_is_what_its_removal_takes():
     assert pruned.history[0] > pruned.history[1] > pruned.history[2]
     with pytest.raises(mdsens.InvalidInput, match="there is no property 'stiffness'"):
         mdsens.prune(bonds, rest.system, "stiffness", 10)
-    with pytest.raises(mdsens.InvalidInput, match="none of them may go"):
-        mdsens.prune(bonds, rest.system, "bulk_modulus", 5)
+    with pytest.raises(mdsens.InvalidInput, match="nothing tells which bond to remove next|none of them may go"):
+        mdsens.prune(bonds, rest.system, "bulk_modulus", 5, at_once=4)
+    for wrong in ({"down_to": 0}, {"down_to": len(bonds.pairs) + 1}, {"at_once": 0}, {"remove": "softest"}):
+        with pytest.raises(mdsens.InvalidInput):
+            mdsens.prune(bonds, rest.system, "bulk_modulus", **({"down_to": 20} | wrong))
 
 
 def test_what_makes_no_network_is_refused():
