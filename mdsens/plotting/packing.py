@@ -187,7 +187,9 @@ def _draw_particles(
     kinds, sizes = np.asarray(system.species) % len(COLORS), np.asarray(system.diameters)[particles]
     faces = np.asarray(colors) if colors is not None else to_rgba_array(COLORS)[kinds]
     edges = to_rgba_array(EDGES)[kinds] if colors is None else to_rgba_array(["#777777"] * system.n)
-    fixed = np.zeros(system.n, bool) if system.movable is None else ~np.asarray(system.movable).any(axis=1)
+    fixed = np.zeros(system.n, bool)
+    if system.movable is not None:
+        fixed = np.logical_not(np.any(np.asarray(system.movable), axis=1))
     edges = np.where(fixed[:, None], to_rgba_array(FIXED_EDGE), edges)
     dotted = rattlers & (not nodes)
     if nodes:

@@ -131,7 +131,7 @@ def test_the_contribution_of_a_bond_is_what_its_removal_takes():
     assert pruned.history[0] > pruned.history[1] > pruned.history[2]
     with pytest.raises(mdsens.InvalidInput, match="there is no property 'stiffness'"):
         mdsens.prune(bonds, rest.system, "stiffness", 10)
-    with pytest.raises(mdsens.InvalidInput, match="nothing tells which bond to remove next|none of them may go"):
+    with pytest.raises(mdsens.InvalidInput, match=r"nothing tells which bond to remove next|none of them may go"):
         mdsens.prune(bonds, rest.system, "bulk_modulus", 5, at_once=4)
     for wrong in ({"down_to": 0}, {"down_to": len(bonds.pairs) + 1}, {"at_once": 0}, {"remove": "softest"}):
         with pytest.raises(mdsens.InvalidInput):
