@@ -55,8 +55,8 @@ def prune(
 ) -> Pruning:
     """Remove bonds one after the other: each time the one whose stiffness contributes most, or least, to a property.
 
-    The contribution of a bond is k ∂P/∂k, with its sign, of all bonds at once by one gradient. A bond stays where one of
-    its ends would be left with no more than d bonds.
+    The contribution of a bond is k ∂P/∂k, with its sign, of all bonds at once by one gradient. A bond stays where one
+    of its ends would be left with no more than d bonds.
 
     **Arguments:**
 
