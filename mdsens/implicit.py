@@ -84,8 +84,8 @@ def root(
     - `NotConverged`: outside `jit`, where the condition is not met to the tolerance.
     - `SolveFailed`: outside `jit`, when it is differentiated and ∂F/∂x is singular or has another null space.
 
-    Inside `jit` and `vmap` such derivatives are NaN. So are those by a θ that pushes along the null space, where
-    nothing balances it.
+    Inside `jit` and `vmap` x is NaN where the condition is not met to the tolerance, and such derivatives are NaN. So
+    are those by a θ that pushes along the null space, where nothing balances it.
 
     **Reference:**
 
@@ -102,8 +102,11 @@ def root(
         moving, rest = eqx.partition(x, eqx.is_inexact_array)
         solver = linear_solver or _automatic(ravel_pytree(moving)[0], symmetric)
         rule = ImplicitRule(rest, with_arrays(null_space), solver, symmetric, tolerance)
-        rule.check(moving, theta)
-        return eqx.combine(implicit_function(moving, theta, rule), rest)
+        met = rule.check(moving, theta)
+        found = implicit_function(moving, theta, rule)
+        return eqx.combine(
+            jax.tree.map(lambda leaf: jnp.where(met, leaf, jnp.nan), found) if tolerance else found, rest
+        )
 
     def decorate(solver: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(solver)
@@ -164,17 +167,20 @@ class ImplicitRule(eqx.Module):
             raise Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
         return moved
 
-    def check(self, x: Any, theta: Any) -> None:
-        """**Raises** `InvalidInput`, and `NotConverged` outside `jit` where the condition is not met."""
+    def check(self, x: Any, theta: Any) -> Bool[Array, ""] | bool:
+        """Whether the condition is met. **Raises** `InvalidInput`, and `NotConverged` outside `jit` where it is not."""
         if self.null_space is not None and not callable(self.null_space):
             _check_basis(self.null_space, x)
         fixed = frozen((self, x, theta))
-        if self.tolerance is None or not is_concrete(fixed):
-            return
+        if self.tolerance is None:
+            return True
+        if not is_concrete(fixed):
+            return _largest(*fixed) <= self.tolerance
         with outside_trace():
             value = float(_largest(*fixed))
         if not value <= float(self.tolerance):
             raise Status.CONDITION_NOT_MET.raised(value=value, tolerance=float(self.tolerance))
+        return True
 
     def flat(self, x: Any) -> tuple[Vector, Callable[[Vector, Any], Vector], Callable[[Vector], Any]]:
         """x as a vector, the condition as a function of such a vector and θ, and the way back from a vector."""

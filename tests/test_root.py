@@ -421,6 +421,8 @@ def test_a_condition_that_is_not_met_is_refused():
     with pytest.raises(mdsens.NotConverged, match="condition"):
         root(two_equations, tolerance=1e-8)(sloppy)(START, A)
     solve = root(two_equations, tolerance=1e-8)(sloppy)
+    assert np.isnan(jax.jit(solve)(START, A)).all()
+    np.testing.assert_array_equal(jax.jit(root(two_equations, tolerance=1.0)(sloppy))(START, A), found)
     for derivative in DERIVATIVES:
         with pytest.raises(mdsens.NotConverged):
             derivative(solve, 1)(START, A)

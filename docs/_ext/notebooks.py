@@ -9,7 +9,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-PICTURE = {"01": 2, "03": 3, "04": 1, "05": 4, "09": 3}
+PICTURE = {"01": 2, "03": 3, "04": 1, "05": 4, "08": 1, "09": 3}
 """The index of the picture that the gallery shows, by the number of the notebook; 0 for all others."""
 
 
