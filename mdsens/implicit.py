@@ -102,11 +102,10 @@ def root(
         moving, rest = eqx.partition(x, eqx.is_inexact_array)
         solver = linear_solver or _automatic(ravel_pytree(moving)[0], symmetric)
         rule = ImplicitRule(rest, with_arrays(null_space), solver, symmetric, tolerance)
-        met = rule.check(moving, theta)
-        found = implicit_function(moving, theta, rule)
-        return eqx.combine(
-            jax.tree.map(lambda leaf: jnp.where(met, leaf, jnp.nan), found) if tolerance else found, rest
-        )
+        met, found = rule.check(moving, theta), implicit_function(moving, theta, rule)
+        if tolerance is not None:  # a factor, since a selection would hide the derivative's own NaN
+            found = jax.tree.map(lambda leaf: leaf * jnp.where(met, 1.0, jnp.nan).astype(leaf.dtype), found)
+        return eqx.combine(found, rest)
 
     def decorate(solver: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(solver)
