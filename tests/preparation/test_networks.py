@@ -142,7 +142,7 @@ def test_what_makes_no_network_is_refused():
     rest = jammed(0, 32)
     with pytest.raises(mdsens.InvalidInput, match="StillingerWeber is no sum over pairs"):
         mdsens.network(RELAX(mdsens.StillingerWeber(), mdsens.System([[0.0, 0, 0], [2.3, 0, 0], [0, 2.3, 0.1]])))
-    with pytest.raises(mdsens.InvalidInput, match="is no sum over pairs and bonds"):
+    with pytest.raises(mdsens.InvalidInput, match="is no sum over pairs or bonds"):
         properties.maxwell_count(
             RELAX(mdsens.StillingerWeber(), mdsens.System([[0.0, 0, 0], [2.3, 0, 0], [0, 2.3, 0.1]]))
         )
