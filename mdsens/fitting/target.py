@@ -201,7 +201,7 @@ def _displacements(data: Data, equilibrium: Equilibrium, linearization: Lineariz
     constrained = linearization.contacts.constrained[:, None]
     separation = minimum_image(equilibrium.positions - data.system.positions, equilibrium.system.box)
     moved = jnp.where(constrained, separation, 0.0)
-    if equilibrium.system.fixed is not None or any(part.tied_to_space for part in equilibrium.potential.parts()):
+    if equilibrium.system.fixed is not None or equilibrium.potential.tied_to_space:
         return moved
     mean = jnp.sum(moved, axis=0) / jnp.maximum(1, jnp.sum(constrained))
     return jnp.where(constrained, moved - mean, 0.0)

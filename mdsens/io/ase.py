@@ -155,6 +155,10 @@ def to_ase(system: System) -> Atoms:
     return atoms
 
 
+KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
+"""ASE's names of the formats that say which particles are fixed."""
+
+
 def ase_format(name: str | None) -> Format:
     """The format that ASE knows under a name; without a name, ASE chooses by the content of the file."""
 
@@ -172,7 +176,7 @@ def ase_format(name: str | None) -> Format:
     def write(path: Path, system: System) -> None:
         write_atoms(path, to_ase(system), name)
 
-    return Format(read, write)
+    return Format(read, write, keeps_fixed=name in KEEP_FIXED)
 
 
 def read_text(path: Path) -> str:

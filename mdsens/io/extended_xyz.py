@@ -83,6 +83,6 @@ def _count_frames(path: Path) -> int:
     return max(1, frames)
 
 
-EXTENDED_XYZ = Format(read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"))
+EXTENDED_XYZ = Format(read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"), keeps_fixed=True)
 
 XYZ = Format(read_xyz, ase_format("xyz").write)

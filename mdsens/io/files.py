@@ -26,9 +26,6 @@ REGISTRY: dict[str, Format] = {
 }
 """The formats that mdsens handles itself, by ASE's names. Every other format is left to ASE."""
 
-KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
-"""ASE's names of the formats that say which particles are fixed."""
-
 HEAD = 2000
 """Bytes at the beginning of a file by which its format is recognized."""
 
@@ -124,8 +121,7 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     chosen = REGISTRY.get(format) or ase_format(format) if format else format_to_write(path)
     if chosen.write is None:
         raise InvalidInput(f"{path} cannot be written: mdsens and ASE only read {format}; try .extxyz")
-    name = format or ("extxyz" if chosen is EXTENDED_XYZ else None if chosen.endings else name_by_ending(path))
-    if content.fixed is not None and name not in KEEP_FIXED:
+    if content.fixed is not None and not chosen.keeps_fixed:
         warnings.warn(f"the format of {path} does not keep which particles are fixed; .extxyz does", stacklevel=2)
     with replacing(path) as unfinished:
         try:

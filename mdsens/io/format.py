@@ -25,6 +25,7 @@ class Format:
     - `endings`: the endings of file names, such as `.extxyz`, that are always this format.
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
       None for a format that is recognized only by its ending or by its name.
+    - `keeps_fixed` (bool): whether it says which particles are fixed.
     - `options`: further arguments of `read`, by name.
     """
 
@@ -32,6 +33,7 @@ class Format:
     write: Callable[[Path, System], None] | None = None
     endings: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
+    keeps_fixed: bool = False
     options: tuple[str, ...] = ()
 
 

@@ -82,10 +82,10 @@ def find_rattlers(configuration: Configuration) -> Bool[Array, " n"]:
 
     - Donev, Torquato, Stillinger and Connelly, J. Comput. Phys. 197, 139 (2004).
     """
-    pairs, residual = configuration.pairs, residual_force(configuration)
+    pairs = configuration.pairs
     if pairs is None:
-        return _unsupported(configuration, residual)
-    return _rattlers(configuration, pairs, pairs.force, residual)
+        return _rattlers_without_pairs(configuration)[0]
+    return _rattlers(configuration, pairs, pairs.force, residual_force(configuration))
 
 
 def _rattlers(
@@ -106,10 +106,20 @@ def _supports(configuration: Configuration, residual: Float[Array, ""]) -> int |
     return sum((part.supports(configuration.system, least) for part in configuration.potential.others()), 0)
 
 
-def _unsupported(configuration: Configuration, residual: Float[Array, ""]) -> Bool[Array, " n"]:
-    """The rattlers of a potential without a sum over pairs."""
-    free = _supports(configuration, residual) < contacts_needed(configuration.system)
-    return free & ~fixed_particles(configuration.system)
+def _rattlers_without_pairs(configuration: Configuration) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
+    """The rattlers of a potential without a sum over pairs, and those of them that may be none.
+
+    There is none where the potential is no sum of terms.
+    """
+    system, none = configuration.system, jnp.zeros(configuration.system.n, bool)
+    if not configuration.potential.has_terms:
+        return none, none
+
+    def unsupported(residual: Float[Array, ""]) -> Bool[Array, " n"]:
+        return (_supports(configuration, residual) < contacts_needed(system)) & ~fixed_particles(system)
+
+    rattlers = unsupported(residual_force(configuration))
+    return rattlers, rattlers & ~unsupported(_residual_like_a_shallow_overlap(configuration))
 
 
 def fixed_particles(system: System) -> Bool[Array, " n"]:
@@ -164,32 +174,29 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     """Rattlers and contacts at rest; no contact is indeterminate yet (see `with_indeterminate`)."""
     pairs = configuration.pairs
     n, slots, fixed = configuration.system.n, configuration.neighbors.valid.shape, fixed_particles(configuration.system)
-    no_pair = jnp.zeros(slots, bool)
-    residual = residual_force(configuration)
+    none, no_pair = jnp.zeros(n, bool), jnp.zeros(slots, bool)
     if pairs is None:
-        none, dtype = jnp.zeros(n, bool), configuration.system.positions.dtype
+        dtype = configuration.system.positions.dtype
         gap, force = (jnp.full(slots, value, dtype) for value in (jnp.inf, 0.0))
-        rattlers, nothing = _unsupported(configuration, residual), jnp.zeros((), dtype)
-        unresolved = rattlers & ~_unsupported(configuration, _residual_like_a_shallow_overlap(configuration))
+        (rattlers, unresolved), nothing = _rattlers_without_pairs(configuration), jnp.zeros((), dtype)
         constrained = ~rattlers & ~fixed
         return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, no_pair, gap, force, nothing)
-    force = pairs.force
+    force, residual = pairs.force, residual_force(configuration)
     rattlers = _rattlers(configuration, pairs, force, residual)
-    unresolved = jnp.zeros(n, bool)
+    unresolved = none
     if configuration.potential.contact:
         unresolved = rattlers & _may_be_constrained(configuration, pairs, force, residual)
-    backbone = _of_backbone(configuration, pairs, rattlers)
+    backbone = of_backbone(configuration, pairs, rattlers)
     gap = jnp.where(backbone, pairs.gap / pairs.cutoff, jnp.inf)
     touching, constrained = pairs.interacts & backbone, ~rattlers & ~fixed
     ends = 2.0 * jnp.sum(touching)
     if configuration.system.movable is not None:
         ends = jnp.sum(jnp.where(constrained, count_contacts(touching, pairs.i, pairs.j, n), 0))
     number = (ends / jnp.maximum(1, jnp.sum(constrained))).astype(gap.dtype)
-    none = jnp.zeros(n, bool)
     return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, touching, gap, force, number)
 
 
-def _of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
+def of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
     """The listed pairs of particles that are no rattlers and not both fixed."""
     backbone = pairs.listed & ~rattlers[pairs.i] & ~rattlers[pairs.j]
     if configuration.system.movable is None:
@@ -213,8 +220,11 @@ def with_indeterminate(
         flat = contacts.constrained & (curvature_bound == 0.0)
         rattlers, constrained = contacts.rattlers | flat, contacts.constrained & ~flat
         contacts = dataclasses.replace(contacts, rattlers=rattlers, constrained=constrained)
+    may_jump = any(part.may_jump for part in configuration.potential.others())
+    if pairs is None and not may_jump:
+        return contacts
     residual = residual_force(configuration)
-    if any(part.may_jump for part in configuration.potential.others()):
+    if may_jump:
         at_jump = _at_jump(configuration, contacts, residual, curvature_bound)
         contacts = dataclasses.replace(contacts, at_jump=at_jump)
     if pairs is None:
@@ -245,8 +255,8 @@ def _indeterminate(
     curvature_bound: Float[Array, ""],
 ) -> Bool[Array, " p"]:
     stiffness = configuration.stiffness
-    of_backbone = _of_backbone(configuration, pairs, rattlers)
-    near = of_backbone & (jnp.abs(pairs.gap) <= _uncertainty(configuration, residual, curvature_bound))
+    reach = _uncertainty(configuration, residual, curvature_bound)
+    near = of_backbone(configuration, pairs, rattlers) & (jnp.abs(pairs.gap) <= reach)
     just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
     at_cutoff = dataclasses.replace(pairs, distance=just_inside, interacts=near)
     return near & (jnp.abs(at_cutoff.curvature) > STIFFNESS_JUMP * stiffness)

@@ -52,7 +52,7 @@ def _connections(backbone: Configuration) -> tuple[Array, Array, Array] | None:
         terms = part.local_terms(backbone.system)
         assert terms is not None
         size = terms.groups.shape[1]
-        resists = jnp.any(terms.blocks() != 0.0, axis=(1, 2, 3, 4))
+        resists = terms.resists()
         edges += [(terms.groups[:, k - 1], terms.groups[:, k], resists) for k in range(1, size)]
     if not edges:
         alone = jnp.arange(backbone.system.n)

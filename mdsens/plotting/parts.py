@@ -7,11 +7,9 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..geometry import sum_components
 from ..potentials import Bonds, CylindricalWall, Gravity, Load, LocalPotential, PlanarWall, Tethers
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
@@ -193,10 +191,8 @@ def _terms(part: LocalPotential, system: System) -> Any:
 
 @compile_once
 def _bond_terms(bonds: Bonds, system: System) -> tuple[Array, Array, Array]:
-    terms = bonds.local_terms(system)
-    step = terms.positions[:, 1] - terms.positions[:, 0]
-    length = jnp.sqrt(sum_components(step**2))
-    return step, length, sum_components(terms.gradients()[:, 1] * step) / length
+    x = bonds.local_terms(system).positions
+    return x[:, 1] - x[:, 0], bonds.lengths(system), bonds.tensions(system)
 
 
 def _bond_state(bonds: Bonds, system: System) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

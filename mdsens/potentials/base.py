@@ -180,6 +180,15 @@ class Potential(eqx.Module):
         - `cutoffs` ([n], length): of each particle with its like.
         """
 
+    def check_strain(self, what: str, cure: str = "") -> None:
+        """**Raises** `InvalidInput` where a part does not follow a strain of the cell, which `what` needs."""
+        tied = [type(part).__name__ for part in self.parts() if part.tied_to_space]
+        if tied:
+            raise InvalidInput(
+                f"there is no {what} with {', '.join(tied)}: tied to points in space, which do not follow a strain of "
+                f"the cell{cure}"
+            )
+
     @property
     def has_contacts(self) -> bool:
         """Whether there is a sum over pairs within a cutoff among its parts."""
@@ -235,6 +244,13 @@ class Potential(eqx.Module):
         return eqx.tree_at(lambda potential: potential.get_parameter(name), self, value)
 
 
+def geometric_mean(stiffness: Float[Array, " m"]) -> Scalar:
+    """Of those that are positive and finite; 1 without any."""
+    stiff = (stiffness > 0.0) & jnp.isfinite(stiffness)
+    logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, stiffness, 1.0)), 0.0)
+    return jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
+
+
 def shown(value: Any) -> str:
     """A parameter as one would type it; the shape of a large or traced array."""
     if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
@@ -268,6 +284,10 @@ class LocalTerms(eqx.Module):
     def blocks(self) -> Float[Array, "m k d k d"]:
         """The second derivatives of every term by the positions of its particles."""
         return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
+
+    def resists(self) -> Bool[Array, " m"]:
+        """Whether a second derivative of each term is other than zero."""
+        return jnp.any(self.blocks() != 0.0, axis=(1, 2, 3, 4))
 
 
 class Pairs(eqx.Module):

@@ -17,7 +17,7 @@ from ..geometry import PairList, minimum_image, reciprocal, sum_components
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System, name_particles
-from .base import LocalTerms, Potential, Scalar
+from .base import LocalTerms, Potential, Scalar, geometric_mean
 from .pair import STIFFEST_SHARE
 
 
@@ -226,8 +226,5 @@ def half_height(system: System) -> float:
 
 def typical(stiffness: Float[Array, " m"]) -> Scalar:
     """The geometric mean of the positive stiffnesses, and at least a part of the largest; zero without any."""
-    stiff = (stiffness > 0.0) & jnp.isfinite(stiffness)
-    logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, stiffness, 1.0)), 0.0)
-    mean = jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
-    largest = jnp.max(jnp.where(stiff, stiffness, 0.0))
-    return jnp.where(largest > 0.0, jnp.maximum(mean, STIFFEST_SHARE * largest), 0.0)
+    largest = jnp.max(jnp.where(jnp.isfinite(stiffness), stiffness, 0.0))
+    return jnp.where(largest > 0.0, jnp.maximum(geometric_mean(stiffness), STIFFEST_SHARE * largest), 0.0)

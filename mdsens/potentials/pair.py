@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..errors import InvalidInput
 from ..geometry import PairList, sum_components
 from ..system import System, name_particles
-from .base import PairParameter, Pairs, Potential, Scalar, is_parameter, parameter
+from .base import PairParameter, Pairs, Potential, Scalar, geometric_mean, is_parameter, parameter
 
 STIFFEST_SHARE = 0.4
 """The typical stiffness is at least this fraction of the stiffest pair's second derivative: curvatures reach seven
@@ -101,10 +101,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
             self._stiffness_of(*pairs)
             for pairs in (self.for_particles(system, each, each), self._between_species(system))
         )
-        stiff = like > 0.0
-        logarithm = jnp.where(stiff, jnp.log(jnp.where(stiff, like, 1.0)), 0.0)
-        typical = jnp.exp(jnp.sum(logarithm) / jnp.maximum(jnp.sum(stiff), 1))
-        return jnp.maximum(typical, STIFFEST_SHARE * jnp.maximum(jnp.max(like), jnp.max(unlike)))
+        return jnp.maximum(geometric_mean(like), STIFFEST_SHARE * jnp.maximum(jnp.max(like), jnp.max(unlike)))
 
     @eqx.filter_jit
     def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:

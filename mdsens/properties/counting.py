@@ -106,8 +106,6 @@ def _bonds(here: Configuration) -> list[tuple[Array, Array, Array, Array]]:
     for part in here.potential.others():
         terms = part.local_terms(here.system)
         if terms is not None and terms.groups.shape[1] == 2:
-            resists = (terms.blocks() != 0.0).any(axis=(1, 2, 3, 4))
-            found.append(
-                (terms.groups[:, 0], terms.groups[:, 1], terms.positions[:, 1] - terms.positions[:, 0], resists)
-            )
+            separation = terms.positions[:, 1] - terms.positions[:, 0]
+            found.append((terms.groups[:, 0], terms.groups[:, 1], separation, terms.resists()))
     return found

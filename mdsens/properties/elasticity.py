@@ -16,7 +16,7 @@ from ..relaxation.equilibrium import Equilibrium
 from ..relaxation.rule import Rule
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import is_concrete
-from .state import check_strain, pressure, stress
+from .state import pressure, stress
 
 Tensor = Float[Array, "d d d d"]
 
@@ -130,7 +130,7 @@ def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = Non
     rule = equilibrium.rule
     if not equilibrium.system.periodic:
         raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
-    check_strain(equilibrium.potential)
+    equilibrium.potential.check_strain("stress and no elastic modulus")
     linearization = equilibrium.linearization if linearization is None else linearization
     if rule.refuse:
         linearization.check(rule.one_sided, rigid=False)

@@ -8,19 +8,8 @@ from jaxtyping import Array, Float
 from ..errors import InvalidInput
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import analyze_contacts
-from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
-
-
-def check_strain(potential: Potential) -> None:
-    """**Raises** `InvalidInput` for a potential of which a part does not follow a strain of the cell."""
-    tied = [type(part).__name__ for part in potential.parts() if part.tied_to_space]
-    if tied:
-        raise InvalidInput(
-            f"there is no stress and no elastic modulus with {', '.join(tied)}: tied to points in space, which do not "
-            "follow a strain of the cell"
-        )
 
 
 def energy(equilibrium: Equilibrium) -> Float[Array, ""]:
@@ -47,7 +36,7 @@ def virial(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     """
     if not equilibrium.system.periodic:
         raise InvalidInput("a system with open boundaries has no stress: it has no cell to strain")
-    check_strain(equilibrium.potential)
+    equilibrium.potential.check_strain("stress and no elastic modulus")
     return -_strain_gradient(equilibrium.configuration)
 
 

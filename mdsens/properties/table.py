@@ -99,12 +99,11 @@ class Table(dict[str, float]):
 def table(equilibrium: Equilibrium) -> Table:
     """All properties that are one number, as far as the equilibrium has them."""
     periodic, pairwise = equilibrium.system.periodic, equilibrium.potential.has_contacts
-    tied = any(part.tied_to_space for part in equilibrium.potential.parts())
     names = [
         name
         for name, each in REGISTRY.items()
         if (periodic or not each.needs_cell)
         and (pairwise or not each.needs_contacts)
-        and not (tied and name in ("pressure", *MODULI))
+        and not (equilibrium.potential.tied_to_space and name in ("pressure", *MODULI))
     ]
     return Table(zip(names, measured(equilibrium, names).tolist(), strict=True))

@@ -71,12 +71,7 @@ def find_cell(
     """
     if system.box is None:
         raise InvalidInput("a system with open boundaries has no cell to relax at constant pressure")
-    tied = [type(part).__name__ for part in potential.parts() if part.tied_to_space]
-    if tied:
-        raise InvalidInput(
-            f"there is no constant pressure with {', '.join(tied)}: tied to points in space, which do not follow a "
-            "strain of the cell; relax in a fixed cell (pressure=None)"
-        )
+    potential.check_strain("constant pressure", "; relax in a fixed cell (pressure=None)")
     if system.fixed is not None:
         raise InvalidInput(
             "a cell relaxes together with all of its particles: at constant pressure none can be fixed; free them "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import find_rattlers, fixed_particles
+from ..landscape.contacts import find_rattlers, of_backbone
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization, linearize
 from ..parameters import with_parameter
@@ -129,5 +129,4 @@ def _gaps(configuration: Configuration) -> tuple[Array, ...]:
     rattlers = find_rattlers(configuration)
     pairs = configuration.without(rattlers).pairs
     assert pairs is not None
-    fixed = fixed_particles(configuration.system)
-    return pairs.gap, pairs.interacts & ~(fixed[pairs.i] & fixed[pairs.j]), rattlers
+    return pairs.gap, pairs.interacts & of_backbone(configuration, pairs, rattlers), rattlers

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 
 from ..errors import MdsensError
 from ..geometry import PairList
+from ..landscape.configuration import Configuration
+from ..landscape.contacts import of_backbone
 from ..linearization import Linearization
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
@@ -198,11 +200,9 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
         linearization.check(one_sided=True)
     one_sided = dataclasses.replace(equilibrium.frozen, rule=dataclasses.replace(equilibrium.rule, one_sided=True))
     neighbors = equilibrium.all_neighbors
-    response, gap, rate, touching = (np.asarray(a) for a in _rates(wrt, one_sided, linearization, neighbors, direction))
-    i, j, rattlers = (np.asarray(a) for a in (neighbors.i, neighbors.j, linearization.contacts.rattlers))
-    constrained = np.asarray(linearization.contacts.constrained)
-    listed = np.asarray(neighbors.valid) & ~rattlers[i] & ~rattlers[j] & (constrained[i] | constrained[j])
-    of_pairs = (i, j, gap, rate, touching)
+    found = _rates(wrt, one_sided, linearization, neighbors, direction)
+    response, gap, rate, touching, listed = (np.asarray(a) for a in found)
+    of_pairs = (np.asarray(neighbors.i), np.asarray(neighbors.j), gap, rate, touching)
     return ContactRates(response, *(of_pair[listed] for of_pair in of_pairs))
 
 
@@ -222,8 +222,10 @@ def _rates(
 
     response = moved_by(linearization, equilibrium, wrt, along)[0]
     gap, rate = jax.jvp(gaps, (value, system.positions), (along, response))
-    pairs: Any = potential.pair_terms(system, backbone)
-    return response, gap, rate, pairs.interacts
+    here = Configuration(potential, system, backbone)
+    pairs = here.pairs
+    assert pairs is not None
+    return response, gap, rate, pairs.interacts, of_backbone(here, pairs, linearization.contacts.rattlers)
 
 
 def first_change(rates: ContactRates, sign: int) -> ContactChange | None:

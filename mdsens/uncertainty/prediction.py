@@ -306,7 +306,7 @@ def _touching(configuration: Configuration) -> Bool[Array, " p"]:
     for part in configuration.potential.others():
         terms = part.local_terms(configuration.system)
         if terms is not None and part.may_jump:
-            found.append(jnp.any(terms.blocks() != 0.0, axis=(1, 2, 3, 4)))
+            found.append(terms.resists())
     return jnp.concatenate(found)
 
 
