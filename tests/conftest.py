@@ -1,6 +1,7 @@
 import gc
 import importlib.metadata
 import os
+import sys
 
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if "MDSENS_OPTIMIZED" not in os.environ and importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
@@ -17,9 +18,12 @@ gc.set_threshold(100_000, 50, 50)  # tracing makes so many objects that looking 
 
 
 @pytest.fixture(autouse=True)
-def _limit_compiled_programs():
+def _release_what_a_test_leaves():
+    """Release compiled programs, and the figures that pyplot keeps until they are closed."""
     yield
     release_when_full()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 class Compilations:

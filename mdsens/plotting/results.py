@@ -30,11 +30,11 @@ def draw_path(path: Path) -> Figure:
 
     - A figure.
     """
-    import matplotlib.pyplot as plt
-
     scalar = path.values.ndim == 1
     along = path.values if scalar else path.fractions
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
+    figure = new_figure((7.0, 5.0))
+    figure.set_layout_engine("constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
     above.plot(along, path.energies, color="#333333", marker=".", markersize=4, linewidth=1.0)
     above.set_ylabel("energy")
     size = np.sqrt(np.mean(np.sum(path.responses**2, axis=-1), axis=-1))
