@@ -54,16 +54,16 @@ def loop_rate(path: Path) -> tuple[float, float]:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from mdsens.studies.compute import potential_of, system_of
 
     import mdsens
     from mdsens.studies.run import plan
+    from mdsens.studies.sources import load
 
     todo = plan(path)
     names = todo.study.compute.properties
 
     def one(task: object) -> None:
-        potential, system = potential_of(task), system_of(task)
+        potential, system = load(task.system, task.potential, task.folder)
         try:
             rest = mdsens.Relaxation(tolerance=1e-10)(potential, system)
             mdsens.sensitivity(rest, "species-diameter:1")
@@ -85,15 +85,14 @@ def loop_rate(path: Path) -> tuple[float, float]:
 
 def command_rate(path: Path, folder: Path) -> float:
     """Seconds for one `mdsens sensitivity`."""
-    from mdsens.studies.compute import system_of
-
     import mdsens
     from mdsens.studies.run import plan
+    from mdsens.studies.sources import load
 
     seconds = []
     tasks = plan(path).tasks
     for k, task in enumerate(tasks[:: len(tasks) // 6][:6]):
-        mdsens.write(folder / f"{k}.extxyz", system_of(task))
+        mdsens.write(folder / f"{k}.extxyz", load(task.system, task.potential, task.folder)[1])
         start = time.monotonic()
         alpha = str(task.potential["alpha"])
         arguments = ["sensitivity", folder / f"{k}.extxyz", "--wrt", "species-diameter:1", "-o", folder / f"out{k}"]

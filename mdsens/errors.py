@@ -62,6 +62,8 @@ class Status(enum.IntEnum):
     UNBALANCED = 14
     CONDITION_NOT_MET = 15
     NOT_AT_REST = 16
+    INCONSISTENT = 17
+    SINGLE_PRECISION = 18
 
     @property
     def error(self) -> type[MdsensError]:
@@ -151,6 +153,18 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "the particles are not at rest where they are given: the largest force component is {max_force:.3g}, not below "
         "the tolerance {tolerance:.3g}; relax them (mdsens.Relaxation, mdsens relax), or pass the tolerance that they "
         "were relaxed to (tolerance, --tolerance); in Python, throw=False returns them as they are",
+    ),
+    Status.INCONSISTENT: (
+        InvalidInput,
+        "the {derivative} of {potential} are not the derivatives of its {of}: along a short random path they differ by "
+        "{error:.1g} of the change. Is there a derivative of its own (jax.custom_jvp, custom_vjp), a stop_gradient, or "
+        "a table that is not smooth in it? Responses would be wrong",
+    ),
+    Status.SINGLE_PRECISION: (
+        InvalidInput,
+        "the energy of {potential} contains {what} in single precision, while the positions are in double: second "
+        "derivatives of it may be noise. Make it in double precision (the splines of jax_md.interpolate have knots in "
+        "single precision: give the function itself, or a spline of your own in jnp.float64)",
     ),
     Status.CONDITION_NOT_MET: (
         NotConverged,

@@ -126,7 +126,7 @@ def design(
     options.configure()
     check_folder(output)
     goals, bounds = _goals(target), ranges_by_name(bound)
-    potential, system = options.make_potential(), options.read(input)
+    potential, system = options.load(input)
     if not system.periodic:
         raise InvalidInput(f"{input} has open boundaries: it has no moduli or pressure to design")
     equilibrium = options.make_relaxation(pressure=pressure)(potential, system)

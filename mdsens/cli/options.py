@@ -25,7 +25,7 @@ import mdsens
 
 from ..errors import InvalidInput
 from ..runtime.files import check_target
-from ..studies.names import look_up
+from ..studies.names import BONDS_ALONE, look_up
 
 if TYPE_CHECKING:
     from ..potentials import Potential
@@ -51,13 +51,21 @@ Input = Annotated[
     Path, typer.Argument(metavar="IN", help="The packing: extended XYZ, LAMMPS data, or any file that ASE reads.")
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="The folder for the results.")]
-PotentialOption = Annotated[str, typer.Option("--potential", help="The potential: {potentials.REGISTRY}.")]
+PotentialOption = Annotated[
+    str,
+    typer.Option(
+        "--potential",
+        help=f"The potential: {{potentials.REGISTRY}}; or {BONDS_ALONE}, those of a LAMMPS data file alone. Otherwise "
+        "its bonds and angles are added.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A parameter of the potential: epsilon=1.0; a matrix per pair of species as [[1,2],[2,1]]; repeatable.",
+        help="A parameter of the potential: epsilon=1.0; a matrix per pair of species as [[1,2],[2,1]]; of bonds in "
+        "the file bonds.stiffness=1.0; repeatable.",
     ),
 ]
 EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Short for --set epsilon=…")]
@@ -114,6 +122,15 @@ BoundOption = Annotated[
 AtomStyleOption = Annotated[
     str | None, typer.Option("--atom-style", help="Of a LAMMPS data file that does not name it: sphere, charge …")
 ]
+FixedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fixed",
+        metavar="WHO",
+        help="Particles that do not move, besides those fixed in the file: 0-31,40, species=1, Si, or, by component, "
+        "0-31:y; repeatable.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -130,16 +147,38 @@ class PackingOptions:
     diameters: DiametersOption = None
     dim: DimOption = None
     atom_style: AtomStyleOption = None
+    fixed: FixedOption = None
 
     def configure(self) -> None:
         configure(self.device)
 
     def read(self, path: Path) -> System:
-        return mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim, atom_style=self.atom_style)
+        system = mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim, atom_style=self.atom_style)
+        return self._with_fixed(system)
+
+    def load(self, path: Path) -> tuple[Potential, System]:
+        """The potential, with the bonds and angles of the file, and the system."""
+        from ..io.files import read_whole
+
+        potential = None if self.potential == BONDS_ALONE else self.make_potential()
+        lengths, alone = _lengths(self.diameters), 1.0 if potential is None else None
+        system, topology = read_whole(path, lengths, self.dim, self.atom_style, of_bonds=alone)
+        given = {name: value for name, value in self._settings().items() if _is_of_bonds(name)}
+        if topology is None and (given or potential is None):
+            raise InvalidInput(f"{path} has no bonds or angles; mdsens reads those of LAMMPS data files")
+        parts = [] if topology is None else mdsens.potentials.bonded(topology, given)
+        whole = sum(parts, potential or 0)
+        assert isinstance(whole, mdsens.potentials.Potential)
+        return whole, self._with_fixed(system)
+
+    def _with_fixed(self, system: System) -> System:
+        from ..io.selection import with_fixed
+
+        return with_fixed(system, self.fixed) if self.fixed else system
 
     def make_potential(self) -> Potential:
         """**Raises** `InvalidInput` for an unknown potential, or for parameters that it does not have."""
-        parameters = _parameters([*(self.set_ or ()), *self._short_settings()])
+        parameters = {name: value for name, value in self._settings().items() if not _is_of_bonds(name)}
         potential = look_up(self.potential, mdsens.potentials.REGISTRY, "potential")
         try:
             return potential(**parameters)
@@ -147,9 +186,10 @@ class PackingOptions:
             known = ", ".join(potential().number_names())
             raise InvalidInput(f"{self.potential} has no parameter {', '.join(parameters)}; it has {known}") from None
 
-    def _short_settings(self) -> list[str]:
+    def _settings(self) -> dict[str, Any]:
         short = (("epsilon", self.epsilon), ("alpha", self.alpha))
-        return [f"{name}={value}" for name, value in short if value is not None]
+        given = [f"{name}={value}" for name, value in short if value is not None]
+        return _parameters([*(self.set_ or ()), *given])
 
     def make_relaxation(self, **more: Any) -> Relaxation:
         """The relaxation, with more of its arguments."""
@@ -292,6 +332,11 @@ def ranges_by_name(given: list[str] | None) -> dict[str, tuple[float, float]]:
             raise InvalidInput(f"--bound takes NAME=LOW,HIGH with two numbers, not {text!r}") from None
         found[name.strip()] = (low, high)
     return found
+
+
+def _is_of_bonds(name: str) -> bool:
+    """Whether a parameter belongs to the bonds or angles of a file."""
+    return "." in name
 
 
 def _parameters(settings: list[str]) -> dict[str, Any]:

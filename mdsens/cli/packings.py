@@ -77,10 +77,12 @@ def relax(
     options.configure()
     check_target(output)
     format_to_write(output)
-    equilibrium = options.make_relaxation(pressure=pressure)(options.make_potential(), options.read(input))
+    potential, system = options.load(input)
+    equilibrium = options.make_relaxation(pressure=pressure)(potential, system)
     mdsens.write(output, equilibrium)
     print(equilibrium.certify(thorough))
-    print(f"{'written':<17} {output}")
+    left_out = f", without the bonds of {input}" if any(part.has_terms for part in potential.others()) else ""
+    print(f"{'written':<17} {output}{left_out}")
 
 
 @with_options
@@ -95,8 +97,8 @@ def certify(
     from ..relaxation.found import why_not_at_rest
 
     options.configure()
-    system = options.read(input)
-    found = mdsens.at_rest(options.make_potential(), system, tolerance=options.tolerance, throw=False)
+    potential, system = options.load(input)
+    found = mdsens.at_rest(potential, system, tolerance=options.tolerance, throw=False)
     certificate = found.certify(thorough)
     if as_json:
         facts = {"n": system.n, "dim": system.dim, "potential": options.potential}
@@ -113,8 +115,8 @@ def properties(
 ) -> None:
     """Relax a packing and print its energy, pressure, contacts, moduli and Poisson's ratio."""
     options.configure()
-    potential = options.make_potential()
-    equilibrium = options.make_relaxation(pressure=pressure)(potential, options.read(input))
+    potential, system = options.load(input)
+    equilibrium = options.make_relaxation(pressure=pressure)(potential, system)
     values = mdsens.properties.table(equilibrium)
     if as_json:
         facts = {"n": equilibrium.system.n, "dim": equilibrium.system.dim, "potential": options.potential}
@@ -137,11 +139,12 @@ def sensitivity(
     thorough: ThoroughOption = False,
 ) -> None:
     """Relax a packing and compute how it responds to the parameter NAME: numbers, arrays and a picture in OUT."""
-    from ..parameters.names import check_name
+    from ..parameters.names import check_name, full_name
 
     options.configure()
     check_folder(output)
-    potential, system = options.make_potential(), options.read(input)
+    potential, system = options.load(input)
+    wrt = full_name(wrt, potential)
     check_name(wrt, potential, system)
     _respond(system, potential, wrt, output, options, linear_solver, one_sided, thorough)
 

@@ -15,7 +15,7 @@ from ..system import System
 from .ase import Diameters, ase_format, column_of_sizes, from_ase, name_by_ending
 from .extended_xyz import EXTENDED_XYZ, XYZ
 from .format import Format
-from .lammps_data import LAMMPS_DATA
+from .lammps_data import LAMMPS_DATA, Topology, has_topology, read_topology
 from .lammps_dump import LAMMPS_DUMP
 
 REGISTRY: dict[str, Format] = {
@@ -95,6 +95,25 @@ def read(
         return system
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from error
+
+
+def read_whole(
+    path: str | os.PathLike[str],
+    diameters: Diameters | None = None,
+    dim: int | None = None,
+    atom_style: str | None = None,
+    of_bonds: Diameters | None = None,
+) -> tuple[System, Topology | None]:
+    """A System, as `read` reads it, and the bonds and angles of its file; None if there are none.
+
+    **Arguments:**
+
+    - `of_bonds`: diameters for a file with bonds that has none.
+    """
+    path = Path(path)
+    if path.exists() and _format_to_read(path, None) is LAMMPS_DATA and has_topology(path):
+        return read_topology(path, of_bonds if diameters is None else diameters, dim, atom_style)
+    return read(path, diameters, dim, atom_style=atom_style), None
 
 
 def write(path: str | os.PathLike[str], system: System | HasSystem, format: str | None = None) -> None:

@@ -161,6 +161,12 @@ def read_topology(
     return system, Topology(bonds, bond_types, *of_angles, stiffness, rest_length, angle_stiffness, rest_angle)
 
 
+def has_topology(path: Path) -> bool:
+    """Whether a data file has bonds or angles."""
+    sections = _sections(read_text(path).splitlines()[1:])[1]
+    return any(sections.get(name) for name in ("Bonds", "Angles"))
+
+
 def _groups(rows: list[list[str]], size: int, place: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The particles [m, size] and types [m] of bonds or angles: `id type atom atom …`."""
     table = np.array([[int(word) for word in row[: size + 2]] for row in rows], int).reshape(-1, size + 2)

@@ -67,6 +67,22 @@ INDEPENDENT_MOTION = 1e-6
 NEGLIGIBLE_ON_FIXED = 1e3
 """What is left of a rigid motion at fixed degrees of freedom is rounding below this multiple of machine precision."""
 
+PROBED_PATH = 1e-4
+"""The length of the path, relative to a typical distance, along which forces are compared with the energy: long enough
+that rounding hides no disagreement above 1e-5 of the forces, short enough that few contacts open on the way. In single
+precision the fourth root of the machine's precision.
+"""
+
+EXPLAINED_BY_KINKS = 3.0
+"""A quadrature over a path on which contacts open or close is off by less than this multiple of the largest third
+difference of its values: by up to 0.34 for one contact, by more than 3 in 5 of 10 000 cases for many."""
+
+PROBES = 2
+"""Paths on all of which two parts of a potential have to disagree, so that chance accuses none."""
+
+ROUNDING_OF_SUMS = 100.0
+"""A sum over particles is off by rounding by less than this multiple of machine precision."""
+
 NEAR_CONTACT_GAP = 0.05
 """Pairs up to this fraction of their cutoff apart are kept with an equilibrium, as the neighbors in contact or
 nearly.

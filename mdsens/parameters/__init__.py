@@ -1,6 +1,6 @@
 """Parameters by name, and as a vector."""
 
-from .names import check_name, direction_of, parameter_value, with_parameter
+from .names import check_name, direction_of, full_name, parameter_value, with_parameter
 from .vector import ParameterVector, as_function, given_by_name
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "as_function",
     "check_name",
     "direction_of",
+    "full_name",
     "given_by_name",
     "parameter_value",
     "with_parameter",

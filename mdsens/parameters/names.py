@@ -24,6 +24,20 @@ def check_name(name: str, potential: Potential, system: System) -> None:
         raise InvalidInput(f"there is no parameter {name!r} here; there are {', '.join(offered)}")
 
 
+def full_name(name: str, potential: Potential) -> str:
+    """The name of a parameter in a sum of potentials, `soft_sphere.epsilon`, where it is given without that of its
+    term and only one term has it; and its name in a potential of one term where it is given with that of the term.
+    """
+    known = potential.parameter_names()
+    if name in known:
+        return name
+    term, _, own = name.rpartition(".")
+    if term.replace("_", "") == type(potential).__name__.lower() and own in known:
+        return own
+    possible = [each for each in known if each.rpartition(".")[2] == name]
+    return possible[0] if len(possible) == 1 else name
+
+
 def parameter_value(name: str, potential: Potential, system: System) -> Array:
     """The value of a named parameter; of `species-diameter:K`, the mean diameter of the species.
 

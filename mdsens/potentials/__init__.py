@@ -16,6 +16,7 @@ from .soft_sphere import SoftSphere
 from .stillinger_weber import StillingerWeber
 from .sums import Sum
 from .tethers import Tethers
+from .topology import bonded
 from .walls import CylindricalWall, PlanarWall, Wall
 from .yukawa import Yukawa
 
@@ -47,5 +48,6 @@ __all__ = [
     "Tethers",
     "Wall",
     "Yukawa",
+    "bonded",
     "smooth_switch",
 ]

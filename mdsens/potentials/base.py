@@ -190,6 +190,11 @@ class Potential(eqx.Module):
             )
 
     @property
+    def is_verified(self) -> bool:
+        """Whether all its energies are mdsens' own, whose derivatives are tested."""
+        return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+    @property
     def has_contacts(self) -> bool:
         """Whether there is a sum over pairs within a cutoff among its parts."""
         return any(part.is_pairwise for part in self.parts())

@@ -81,6 +81,10 @@ class JaxMD(Potential):
         ready = super().prepared_for(system)
         return eqx.tree_at(lambda potential: potential.unit, ready, unit, is_leaf=lambda leaf: leaf is None)
 
+    @property
+    def is_verified(self) -> bool:
+        return False
+
     def is_pair_matrix(self, name: str) -> bool:
         shape = np.shape(self.get_parameter(name))
         return len(shape) == 2 and shape[0] == shape[1]

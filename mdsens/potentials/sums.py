@@ -74,6 +74,10 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return self.terms
 
     @property
+    def is_verified(self) -> bool:
+        return all(term.is_verified for term in self.terms)
+
+    @property
     def pair_part(self) -> Potential | None:
         """The term that is a sum over pairs within a cutoff, if there is one."""
         return next((term for term in self.terms if term.is_pairwise), None)

@@ -83,6 +83,8 @@ def relax_ensemble(
         surveys = _surveys(relax, here)
         here = _with_tolerances(relax, here, surveys)
         outcomes = _Ensemble(relax, here, surveys, at_once, list(devices or jax.devices()[:1])).to_minima()
+        if relax.throw:
+            _check_derivatives(here, outcomes)
     # only what decides how equilibria are differentiated may choose the program
     rules = dataclasses.replace(relax, minimizer=FIRE(), newton=None, neighbors=None, progress=None, tolerance=None)
     members = dataclasses.replace(members, tolerance=here.tolerance)
@@ -95,6 +97,15 @@ def _surveys(relax: Relaxation, members: _Members) -> list[Survey]:
     for k in range(members.size):
         members.potential_of(k).check()
     return [validation.surveyed(*members.member(k), relax.skin) for k in range(members.size)]
+
+
+def _check_derivatives(members: _Members, outcomes: Outcome) -> None:
+    """At the first member that is at rest; **raises** `InvalidInput` for a potential whose parts disagree."""
+    at_rest = np.flatnonzero(np.asarray(outcomes.max_force) <= np.asarray(members.tolerance))
+    if at_rest.size:
+        potential, system = members.member(int(at_rest[0]))
+        positions, neighbors = jax.tree.map(lambda leaf: leaf[at_rest[0]], (outcomes.positions, outcomes.neighbors))
+        validation.check_derivatives(Configuration(potential, system.replace(positions=positions), neighbors))
 
 
 def _with_tolerances(relax: Relaxation, members: _Members, surveys: list[Survey]) -> _Members:

@@ -291,10 +291,18 @@ class Relaxation:
         with outside_trace(concrete):
             cell = find_cell(relax, fixed_potential, fixed, rule, pressure, allowed)
         if self.throw and concrete:
+            with outside_trace():
+                self._check_derivatives(fixed_potential, cell.system, cell.outcome)
             self._check_cell(cell, allowed)
         assert system.box is not None and fixed.box is not None and cell.system.box is not None
         box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
         return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell, allowed)
+
+    def _check_derivatives(self, potential: Potential, system: System, outcome: Outcome) -> None:
+        """**Raises** `InvalidInput` for a potential whose parts disagree, which might look like a saddle."""
+        at_rest = Configuration(potential, system.replace(positions=outcome.positions), outcome.neighbors)
+        if float(outcome.max_force) <= self.force_limit:
+            validation.check_derivatives(at_rest)
 
     def _check_cell(self, cell: Cell, allowed: Float[Array, ""]) -> None:
         if error := self._refused(cell.outcome):
@@ -335,8 +343,10 @@ class Relaxation:
         method = Method(self.minimizer, self.newton, finder)
         with reporting("relaxing", self.progress, Falling(self.force_limit)) as report:
             found = _HostDescent(self, method, potential, system, surveyed, report).to_a_minimum()
-        if self.throw and (error := self._refused(found[0])):
-            raise error
+        if self.throw:
+            self._check_derivatives(potential, system, found[0])
+            if error := self._refused(found[0]):
+                raise error
         return found
 
     def _run_in_jit(self, potential: Potential, system: System) -> Outcome:

@@ -13,8 +13,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Status
 from ..landscape.configuration import Configuration
+from ..landscape.consistency import inconsistent_parts, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
 from ..neighbors.allocation import Survey, survey
@@ -154,6 +155,19 @@ def check_images(potential: Potential, system: System, start: System) -> None:
             f"a term of {type(flipped[0]).__name__} has grown beyond half the cell, so that it joins another periodic "
             "image than at the start: take a larger cell"
         )
+
+
+def check_derivatives(here: Configuration) -> None:
+    """**Raises** `InvalidInput` for a potential of somebody else's whose forces or second derivatives are not those of
+    its energy, or whose energy contains tables in single precision.
+    """
+    if here.potential.is_verified:
+        return
+    name = type(here.potential).__name__
+    if what := single_precision(here):
+        raise Status.SINGLE_PRECISION.raised(potential=name, what=what)
+    if facts := inconsistent_parts(here):
+        raise Status.INCONSISTENT.raised(potential=name, **facts)
 
 
 @compile_once

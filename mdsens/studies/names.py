@@ -10,6 +10,9 @@ from ..errors import InvalidInput
 
 T = TypeVar("T")
 
+BONDS_ALONE = "bonds"
+"""The name of the potential that consists of the bonds and angles of a file."""
+
 
 def look_up(name: str, registry: Mapping[str, T], what: str) -> T:
     """The entry of a registry.

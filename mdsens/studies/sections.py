@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from .names import faults_of_name
+from .names import BONDS_ALONE, faults_of_name
 
 if TYPE_CHECKING:
     from ..potentials import Potential
@@ -55,6 +55,7 @@ class SystemSection(Section):
     diameters: Annotated[list[Positive], Field(min_length=1, max_length=1000)] | None = None
     packing_fraction: Annotated[FiniteFloat, Field(gt=0, le=10)] = 0.98
     polydispersity: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+    fixed: list[str] = []
 
     @property
     def sizes(self) -> list[float]:
@@ -79,7 +80,11 @@ class SystemSection(Section):
 
 
 class PotentialSection(BaseModel):
-    """A pair potential by name, and its parameters: numbers, or a matrix with one entry per pair of species."""
+    """A pair potential by name, and its parameters: numbers, or a matrix with one entry per pair of species.
+
+    Bonds and angles in files are added, with parameters such as `bonds.stiffness`; the name `bonds` stands for these
+    alone.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, FiniteFloat | list[list[FiniteFloat]]] = Field(init=False)
@@ -89,27 +94,36 @@ class PotentialSection(BaseModel):
     def parameters(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__)
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The parameters of the pair potential, without those of bonds and angles."""
+        return {name: value for name, value in self.parameters.items() if "." not in name}
+
     @field_validator("name")
     @classmethod
     def _known_name(cls, name: str) -> str:
-        _raise(faults_of_name(name, pair_potentials(), "potential"))
+        _raise(faults_of_name(name, [*pair_potentials(), BONDS_ALONE], "potential"))
         return name
 
     @model_validator(mode="after")
     def _known_parameters(self) -> PotentialSection:
-        potential, what = pair_potentials()[self.name], f"parameter of {self.name}"
-        known = potential().number_names()
+        from ..potentials.topology import PARAMETERS
+
+        what = f"parameter of {self.name}"
+        known = [*([] if self.name == BONDS_ALONE else pair_potentials()[self.name]().number_names()), *PARAMETERS]
         _raise([fault for name in self.parameters for fault in faults_of_name(name, known, what)])
+        if self.name == BONDS_ALONE:
+            return self
         try:
-            potential(**self.parameters).check()
+            pair_potentials()[self.name](**self.own).check()
         except (TypeError, ValueError) as error:
             raise ValueError(f"that makes no {self.name}: {str(error).splitlines()[0]}") from error
         return self
 
     @property
     def differentiable(self) -> list[str]:
-        """The parameters that can vary, and that a response can be taken to."""
-        return pair_potentials()[self.name]().parameter_names()
+        """The parameters of the pair potential that can vary, and that a response can be taken to."""
+        return [] if self.name == BONDS_ALONE else pair_potentials()[self.name]().parameter_names()
 
 
 class RelaxationSection(Section):
@@ -261,6 +275,17 @@ class Study(Section):
             return []
         return list(range(self.seeds)) if isinstance(self.seeds, int) else distinct(self.seeds)
 
+    @field_validator("potential")
+    @classmethod
+    def _has_bonds(cls, potential: PotentialSection, info: ValidationInfo) -> PotentialSection:
+        system = info.data.get("system")
+        if system is not None and system.files is None:
+            of_files = [name for name in potential.parameters if "." in name]
+            if potential.name == BONDS_ALONE:
+                of_files.append(BONDS_ALONE)
+            _raise([f"random packings have no bonds: leave {name} out, or name files" for name in of_files])
+        return potential
+
     @field_validator("kind")
     @classmethod
     def _known_kind(cls, kind: str, info: ValidationInfo) -> str:
@@ -333,6 +358,10 @@ def _variable(known: Mapping[str, Any]) -> Iterator[str]:
     yield "pressure"
     if potential is not None:
         yield from potential.differentiable
+    if system is None or system.files is not None:
+        from ..potentials.topology import PARAMETERS
+
+        yield from PARAMETERS
 
 
 def _raise(faults: list[str]) -> None:

@@ -70,6 +70,18 @@ class Task:
         return self.system.get("seed")
 
     @property
+    def bonded(self) -> bool:
+        """Whether the packing comes with bonds or angles, which only packings from the same file share."""
+        return self.shape[5]
+
+    def shape_of(self, parameter: str) -> tuple[int, ...]:
+        """The shape of a parameter."""
+        n, dim = self.shape[:2]
+        known = {"diameters": (n,), "box": (dim, dim), **dict(self.shape[6])}
+        value = self.potential.get(parameter, 0.0)
+        return known[parameter] if parameter in known else tuple(_lengths(value))
+
+    @property
     def pressure(self) -> float | None:
         """The pressure at which the cell relaxes too; None for a fixed cell."""
         return self.varied.get("pressure", self.study.relaxation.pressure)
@@ -252,40 +264,57 @@ def _sources(study: Study, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
-    from ..io import read
+    import numpy as np
 
-    system = read(path, diameters=study.system.diameters, dim=study.system.dim if _dim_given(study) else None)
+    from ..parameters.names import full_name
+    from .sources import digest_of, load
+
+    dim = study.system.dim if "dim" in study.system.model_fields_set else None
+    given = {"file": name, "sha256": digest_of(path), "diameters": study.system.diameters, "dim": dim}
+    of_potential = _potential(study, _first_point(study))
+    potential, system = load(_fixed(study, given), of_potential, path.parents[name.count("/")])
     at_pressure = "pressure" in study.sweep.parameters or study.relaxation.pressure is not None
     wanted = [*study.compute.needs_cell, *(["pressure"] if at_pressure else [])]
     if wanted and not system.periodic:
         raise InvalidInput(f"{name} has open boundaries, and so no {', '.join(wanted)}: leave that out of the study")
-    kinds = int(system.species.max()) + 1
-    for known in [*study.sweep.parameters, *study.compute.parameters]:
-        if known.startswith("species-diameter:") and int(known.partition(":")[2]) >= kinds:
-            raise InvalidInput(f"{name} has {kinds} species, from 0 on: there is no {known} in it")
-    return {
-        "file": name,
-        "sha256": digest_of(path),
-        "shape": (system.n, system.dim, system.periodic),
-    }
+    kinds, known = int(system.species.max()) + 1, potential.parameter_names()
+    for each in [*study.sweep.parameters, *study.compute.parameters]:
+        if each.startswith("species-diameter:") and int(each.partition(":")[2]) >= kinds:
+            raise InvalidInput(f"{name} has {kinds} species, from 0 on: there is no {each} in it")
+        if "." in each and full_name(each, potential) not in known:
+            raise InvalidInput(f"{name} has no {each.partition('.')[0]}: there is no {each} in it")
+    of_terms = {each: full_name(each, potential) for each in study.compute.parameters if "." in each}
+    shapes = {each: np.shape(potential.get_parameter(own)) for each, own in of_terms.items()}
+    fixed = 0 if system.fixed is None else system.fixed.ndim
+    bonded = any(not part.is_pairwise for part in potential.parts())
+    return {"system": given, "shape": (system.n, system.dim, system.periodic), "more": (fixed, bonded, shapes)}
 
 
-def _dim_given(study: Study) -> bool:
-    return "dim" in study.system.model_fields_set
+def _first_point(study: Study) -> dict[str, float]:
+    """The first value of each parameter of the sweep."""
+    first = {}
+    for name, varied in study.sweep.parameters.items():
+        first[name] = varied.low if isinstance(varied, Range) else varied[0]
+    return first
+
+
+def _potential(study: Study, varied: dict[str, float]) -> dict[str, Any]:
+    """The name and the parameters of the potential."""
+    known = study.potential.differentiable
+    own = {name: value for name, value in varied.items() if name in known or "." in name}
+    return {"name": study.potential.name, **study.potential.parameters, **own}
+
+
+def _fixed(study: Study, system: dict[str, Any]) -> dict[str, Any]:
+    return system | {"fixed": study.system.fixed} if study.system.fixed else system
 
 
 def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str, Any], shared: dict[str, Any]) -> Task:
     varied = {name: int(value) if name == "n" else value for name, value in point.items()}
     kinds = {name: value for name, value in varied.items() if name.startswith("species-diameter:")}
-    potential = {
-        "name": study.potential.name,
-        **study.potential.parameters,
-        **{name: value for name, value in varied.items() if name in study.potential.differentiable},
-    }
-    if "file" in source:
-        system = {key: source[key] for key in ("file", "sha256")}
-        system |= {"diameters": study.system.diameters, "dim": study.system.dim if _dim_given(study) else None}
-        system |= kinds
+    potential = _potential(study, varied)
+    if "system" in source:
+        system = source["system"] | kinds
         n, dim, periodic = source["shape"]
     else:
         sizes = [kinds.get(f"species-diameter:{k}", size) for k, size in enumerate(study.system.sizes)]
@@ -295,21 +324,24 @@ def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str,
         system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}
         system |= {"polydispersity": spread} if spread else {}
     relaxation = shared["relaxation"] | {"pressure": varied.get("pressure", study.relaxation.pressure)}
+    system = _fixed(study, system)
     content = {**shared, "relaxation": relaxation, "system": system, "potential": potential}
     matrices = tuple(len(value) if isinstance(value, list) else 0 for value in potential.values())
+    fixed, bonded, shapes = source.get("more", (0, False, {}))
     return Task(
         id=_digest({**content, "kind": study.kind, "format": FORMAT}),
         varied=varied,
         system=system,
         potential=potential,
-        shape=(n, dim, periodic, matrices),
+        shape=(n, dim, periodic, matrices, fixed, bonded, tuple(shapes.items())),
         study=study,
         folder=folder,
     )
 
 
-def digest_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _lengths(value: Any) -> list[int]:
+    """The shape of a number or of a matrix as nested lists."""
+    return [len(value), *_lengths(value[0])] if isinstance(value, list) else []
 
 
 def _digest(content: Any) -> str:

@@ -14,6 +14,7 @@ from mdsens.studies.record import compute_and_save
 from mdsens.studies.results import load_study
 from mdsens.studies.run import plan
 from mdsens.studies.sections import Section
+from mdsens.studies.sources import pair_potential
 from mdsens.studies.store import Store
 from mdsens.studies.study import Study
 from mdsens.studies.tasks import batch_of, tasks_of
@@ -44,7 +45,7 @@ def test_a_batch_agrees_with_the_functions_for_single_packings(batch):
     tasks, found = batch[0].tasks[1:], batch[1][1:]
     for task, each in zip(tasks, found, strict=True):
         assert not each.reason
-        rest = mdsens.Relaxation(tolerance=1e-10)(response.potential_of(task), each.system)
+        rest = mdsens.Relaxation(tolerance=1e-10)(pair_potential(task.potential), each.system)
         np.testing.assert_allclose(rest.positions, each.system.positions, rtol=0, atol=1e-12)  # it was at rest already
         values = mdsens.properties.measured(rest, WANTED["properties"])
         np.testing.assert_allclose(list(each.properties.values()), values, rtol=1e-9)

@@ -14,14 +14,12 @@ import numpy as np
 from jaxtyping import Array
 
 from ... import minimizers
-from ...errors import InvalidInput, MdsensError, Status
-from ...io import read
+from ...errors import MdsensError, Status
 from ...linearization import Linearization, facts_of, status_on_host
 from ...neighbors import AllPairs, NeighborList, PairFinder, automatic
 from ...neighbors.allocation import fitting
-from ...parameters.names import with_parameter
+from ...parameters.names import full_name
 from ...potentials import Potential
-from ...preparation.packings import random_packing
 from ...properties import measured
 from ...relaxation import validation
 from ...relaxation.certificate import Certificate
@@ -30,8 +28,9 @@ from ...relaxation.equilibrium import Equilibrium
 from ...relaxation.relaxation import Relaxation
 from ...response.sensitivity import Sensitivity, assemble_sensitivity, sensitivity, sensitivity_columns
 from ...system import System
-from ..sections import Study, pair_potentials
-from ..tasks import LARGEST_IN_ENSEMBLE, Batch, Task, digest_of, tasks_of
+from ..sections import Study
+from ..sources import load
+from ..tasks import LARGEST_IN_ENSEMBLE, Batch, Task, tasks_of
 from .base import Kind
 
 FACTS = ("minimum", "softest", "stiffest", "condition", "zero_modes", "floppy", "contact_number", "isostatic",
@@ -76,10 +75,10 @@ def compute(batch: Batch) -> list[Found]:
     found, ready, separate = {}, [], False
     for task in batch.tasks:
         try:
-            potential, system = potential_of(task), system_of(task)
+            potential, system = load(task.system, task.potential, task.folder)
             needs_images = _check(potential, system)
             ready.append((task, potential, system))
-            separate = separate or needs_images or not _is_small(task)
+            separate = separate or needs_images or task.bonded or not _is_small(task)
         except MdsensError as error:
             found[task.id] = lost(type(error).__name__, str(error))
     together = ready and not separate
@@ -110,28 +109,6 @@ def lost(reason: str, message: str) -> Found:
     found = Found()
     found.failed(reason, message)
     return found
-
-
-def potential_of(task: Task) -> Potential:
-    parameters = {name: value for name, value in task.potential.items() if name != "name"}
-    return pair_potentials()[task.potential["name"]](**parameters)
-
-
-def system_of(task: Task) -> System:
-    """The packing of a task before it is relaxed.
-
-    **Raises** `InvalidInput` if its file has changed since the study was planned.
-    """
-    given = task.system
-    if "file" not in given:
-        return random_packing(**given)
-    if digest_of(task.folder / given["file"]) != given["sha256"]:
-        raise InvalidInput(f"{given['file']} is not the file any more that it was when the study was planned")
-    system = read(task.folder / given["file"], diameters=given["diameters"], dim=given["dim"])
-    for name, value in given.items():
-        if name.startswith("species-diameter:"):
-            _, system = with_parameter(name, jnp.asarray(value), potential_of(task), system)
-    return system
 
 
 def relaxation_of(task: Task) -> Relaxation:
@@ -231,8 +208,8 @@ def _check_responses(found: Found, measurements: _Measurements, one_sided: bool)
 
 def _with_room_for(fullest: Task, members: int) -> PairFinder:
     """A pair finder with room for the most crowded of all similar batches, so that they share one compiled program."""
-    system = system_of(fullest)
-    return automatic(potential_of(fullest).prepared_for(system), system, members=members)
+    potential, system = load(fullest.system, fullest.potential, fullest.folder)
+    return automatic(potential.prepared_for(system), system, members=members)
 
 
 def compute_alone(task: Task, potential: Potential, system: System) -> Found:
@@ -246,7 +223,7 @@ def compute_alone(task: Task, potential: Potential, system: System) -> Found:
         values = measured(rest, wanted.properties).tolist() if wanted.properties else []
         found.properties = dict(zip(wanted.properties, values, strict=True))
         for name in wanted.response:
-            found.responses[name] = sensitivity(rest, name)
+            found.responses[name] = sensitivity(rest, full_name(name, rest.potential))
     except MdsensError as error:
         found.failed(type(error).__name__, str(error))
     return found
@@ -308,16 +285,11 @@ def arrays_of(task: Task, found: Found) -> dict[str, np.ndarray]:
             arrays |= known
     if keep.response:
         for name in wanted.response:
-            shape = (n, dim, *_shape_of(name, task))
+            shape = (n, dim, *task.shape_of(name))
             response = found.responses.get(name)
             arrays[f"response/{name}"] = np.full(shape, np.nan) if response is None else response.response
             arrays[f"value/{name}"] = np.full(shape[2:], np.nan) if response is None else response.value
     return arrays
-
-
-def _shape_of(name: str, task: Task) -> tuple[int, ...]:
-    n, dim = task.shape[:2]
-    return {"diameters": (n,), "box": (dim, dim)}.get(name, np.shape(task.potential.get(name, 0.0)))
 
 
 def measured_columns(study: Study) -> list[str]:

@@ -1,0 +1,55 @@
+"""The bonds and angles that a file brings, as potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InvalidInput
+from ..io.lammps_data import Topology
+from .angles import Angles
+from .base import Potential
+from .bonds import Bonds
+
+OF_TOPOLOGY: dict[str, type[Bonds] | type[Angles]] = {"bonds": Bonds, "angles": Angles}
+"""The names of these potentials in a sum, before those of their parameters: `bonds.stiffness`."""
+
+PARAMETERS = tuple(f"{name}.{own}" for name, kind in OF_TOPOLOGY.items() for own in kind.per_term)
+"""The parameters that a file may bring."""
+
+
+def bonded(topology: Topology, given: Mapping[str, Any] | None = None) -> list[Potential]:
+    """Harmonic bonds and angles of a file, to be added to another potential.
+
+        system, topology = mdsens.read_topology("network.data")
+        potential = mdsens.SoftSphere() + sum(mdsens.potentials.bonded(topology))
+
+    **Arguments:**
+
+    - `topology`: from `mdsens.read_topology`.
+    - `given`: parameters instead of those in the file, by name: `{"bonds.stiffness": 1.0}`.
+
+    **Returns** `Bonds`, `Angles`, or both.
+
+    **Raises** `InvalidInput` for a parameter that is neither in the file nor given, or given for what is not there.
+    """
+    left, parts = dict(given or {}), list[Potential]()
+    in_file: dict[str, tuple[Any, dict[str, Any]]] = {
+        "bonds": (topology.bonds, {"stiffness": topology.stiffness, "rest_length": topology.rest_length}),
+        "angles": (topology.angles, {"stiffness": topology.angle_stiffness, "rest_angle": topology.rest_angle}),
+    }
+    for name, (groups, values) in in_file.items():
+        if not len(groups):
+            continue
+        values |= {own: left.pop(f"{name}.{own}") for own in values if f"{name}.{own}" in left}
+        missing = [f"{name}.{own}" for own, value in values.items() if value is None]
+        if missing:
+            raise InvalidInput(
+                f"the file has {name} without harmonic coefficients: give {' and '.join(missing)} "
+                f"(--set {missing[0]}=1.0)"
+            )
+        parts.append(OF_TOPOLOGY[name](groups, **values))
+    if left:
+        known = [name for name in PARAMETERS if len(in_file[name.partition(".")[0]][0])]
+        raise InvalidInput(f"there is no parameter {', '.join(left)} of the file; there are {', '.join(known)}")
+    return parts
