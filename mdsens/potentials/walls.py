@@ -4,12 +4,14 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import InvalidInput
 from ..geometry import sum_components
+from ..runtime.compiled import compile_once
 from ..system import System, name_particles
 from .base import Scalar, parameter
 from .bonds import TermParameter
@@ -72,6 +74,18 @@ class Wall(LocalPotential):
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         super().check_for(system, cutoffs)
         self._refuse_negative("epsilon")
+        behind = np.flatnonzero(np.asarray(_heights(self, system)) < -0.5 * np.asarray(system.diameters))
+        if behind.size:
+            all_of_them = "all particles are" if behind.size == system.n else f"{name_particles(behind)} would be"
+            raise InvalidInput(
+                f"a {type(self).__name__} cuts particles off: {all_of_them} wholly behind it. Turn it around (its "
+                "normal points to the side where the particles are), or move it, or them"
+            )
+
+
+@compile_once
+def _heights(wall: Wall, system: System) -> Float[Array, " n"]:
+    return jax.vmap(wall.height)(system.positions)
 
 
 class PlanarWall(Wall):
@@ -86,8 +100,8 @@ class PlanarWall(Wall):
     - `normal` ([d]): n, of any length, to the side where the particles are.
     - `epsilon` (energy; one number or [n]), `alpha` (a pure number; 2 harmonic, 2.5 Hertzian): as of `SoftSphere`.
 
-    **Raises** `InvalidInput`, when it is relaxed, for vectors of other shapes, a normal without direction, and a
-    negative `epsilon`.
+    **Raises** `InvalidInput`, when it is relaxed, for vectors of other shapes, a normal without direction, a negative
+    `epsilon`, and particles that are wholly behind it.
     """
 
     position: Float[Array, " d"] = parameter()
@@ -124,7 +138,7 @@ class CylindricalWall(Wall):
     - `epsilon` (energy; one number or [n]), `alpha` (a pure number; 2 harmonic, 2.5 Hertzian): as of `SoftSphere`.
 
     **Raises** `InvalidInput`, when it is relaxed, for vectors of other shapes, an axis without direction or in two
-    dimensions, a negative `epsilon`, and a container narrower than a particle.
+    dimensions, a negative `epsilon`, a container narrower than a particle, and particles wholly outside.
     """
 
     radius: Scalar = parameter()

@@ -166,3 +166,19 @@ def test_walls_that_make_no_sense_are_refused(make, why):
 def test_an_axis_without_direction_is_refused():
     with pytest.raises(mdsens.InvalidInput, match="the axis of a CylindricalWall is zero"):
         mdsens.Relaxation()(mdsens.CylindricalWall(2.0, [0.0, 0.0, 0.0]), mdsens.System(np.eye(3)))
+
+
+@pytest.mark.parametrize(
+    ("wall", "who"),
+    [
+        (mdsens.PlanarWall([0.0, 0.0], [0.0, 1.0]), "particle 2 would be"),
+        (mdsens.PlanarWall([0.0, 2.0], [0.0, 1.0]), "particles 1, 2 would be"),
+        (mdsens.PlanarWall([0.0, 9.0], [0.0, 1.0]), "all particles are"),
+        (mdsens.CylindricalWall(2.0), "particles 0, 2 would be"),
+    ],
+)
+def test_a_wall_that_cuts_particles_off_is_refused(wall, who):
+    """A center behind a wall is pushed back; a particle wholly behind it belongs to its other side."""
+    system = mdsens.System([[0.0, 3.0], [0.0, -0.4], [0.0, -2.6]])
+    with pytest.raises(mdsens.InvalidInput, match=f"{type(wall).__name__} cuts particles off: {who} wholly behind it"):
+        mdsens.Relaxation()(wall, system)
