@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..parameters.names import with_parameter
+from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..response.continuation import Path
 from ..runtime.files import check_target
@@ -44,6 +45,8 @@ def animate(
 ) -> Movie:
     """Write a movie of the packings along a path, or of any packings of the same particles.
 
+    Paths and equilibria are drawn with the parts of their potential, as `draw` does.
+
     **Arguments:**
 
     - `packings`: a path from `mdsens.follow`, or packings of the same particles.
@@ -65,10 +68,11 @@ def animate(
 
     file = FilePath(file)
     if isinstance(packings, Path):
-        systems, captions = _along(packings)
+        frames, captions = _along(packings)
     else:
-        systems = [system_of(each) for each in packings]
-        captions = captions or [""] * len(systems)
+        frames = [(each.potential if isinstance(each, Equilibrium) else None, system_of(each)) for each in packings]
+        captions = captions or [""] * len(frames)
+    systems = [system for _, system in frames]
     if not systems or len(captions) != len(systems) or len({system.positions.shape for system in systems}) > 1:
         raise InvalidInput("a movie is made of one or more packings of the same particles, with a caption for each")
     writers: dict[str, Any] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
@@ -79,23 +83,27 @@ def animate(
     ax = figure.add_axes((0.02, 0.01, 0.96, 0.9))
     writer = writers[file.suffix](fps=frames_per_second)
     with writer.saving(figure, str(file), dpi=80):
-        for system, caption in zip(systems, captions, strict=True):
+        for (potential, system), caption in zip(frames, captions, strict=True):
             ax.clear()
             moved = systems[0].positions + exaggerate * (system.positions - systems[0].positions)
-            draw(system.replace(positions=moved), ax).set_title(caption, fontsize=10, family="monospace")
+            drawn = draw(system.replace(positions=moved), ax, potential=potential)
+            drawn.set_title(caption, fontsize=10, family="monospace")
             writer.grab_frame()
     return Movie(file, len(systems))
 
 
-def _along(path: Path) -> tuple[list[System], list[str]]:
-    """The packings along a path, and their captions: the value of the parameter, or the fraction of the path."""
-    last, scalar, systems = path.last.frozen, path.values.ndim == 1, []
+def _along(path: Path) -> tuple[list[tuple[Potential | None, System]], list[str]]:
+    """The potential and the packing along a path, and their captions: the value of the parameter, or the fraction of
+    the path.
+    """
+    last, scalar = path.last.frozen, path.values.ndim == 1
+    frames: list[tuple[Potential | None, System]] = []
     for value, positions in zip(path.values, path.positions, strict=True):
-        _, system = with_parameter(path.wrt, jnp.asarray(value), last.potential, last.system)
-        systems.append(system.replace(positions=positions))
+        potential, system = with_parameter(path.wrt, jnp.asarray(value), last.potential, last.system)
+        frames.append((potential, system.replace(positions=positions)))
     digits = 3 + max(0, -int(np.floor(np.log10(max(np.ptp(path.values), 1e-12))))) if scalar else 0
     captions = [
         f"{path.wrt} = {float(value):.{digits}f}" if scalar else f"{path.wrt}, {fraction:.1%} of the way"
         for value, fraction in zip(path.values, path.fractions, strict=True)
     ]
-    return systems, captions
+    return frames, captions

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..response.fields import motion
 from ..response.sensitivity import Sensitivity
@@ -28,7 +29,12 @@ LONGEST_ARROW = 1.8
 """In units of the typical arrow; longer ones are shortened."""
 
 
-def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLike | None = None) -> Axes:
+def draw(
+    packing: System | Equilibrium,
+    ax: Axes | None = None,
+    colors: ArrayLike | None = None,
+    potential: Potential | None = None,
+) -> Axes:
     """Draw a packing to scale, with the periodic images that overlap the cell.
 
     The outlines of rattlers are dotted if the packing is an equilibrium; those of fixed particles are black. A
@@ -44,6 +50,7 @@ def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLik
     - `packing`: the system, or the equilibrium.
     - `ax`: the axes to draw into; new ones if None.
     - `colors`: one for each particle, RGB or RGBA [n, 3 or 4]; by species if None.
+    - `potential`: the potential whose parts are drawn; that of an equilibrium if None.
 
     **Returns:**
 
@@ -54,16 +61,14 @@ def draw(packing: System | Equilibrium, ax: Axes | None = None, colors: ArrayLik
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 6))
     system = system_of(packing)
-    rattlers = _rattlers_of(packing)
-    if isinstance(packing, System):
-        _draw_particles(system, ax, colors, rattlers)
-        _frame(system, ax)
-        return ax
-    node = node_diameter(packing.frozen)
+    if potential is None and isinstance(packing, Equilibrium):
+        potential = packing.frozen.potential
+    node = None if potential is None else node_diameter(potential, system)
     shown = system if node is None else system.replace(diameters=node)
-    _draw_particles(shown, ax, colors, rattlers, nodes=node is not None)
+    _draw_particles(shown, ax, colors, _rattlers_of(packing), nodes=node is not None)
     _frame(shown, ax)
-    draw_parts(packing.frozen, ax)
+    if potential is not None:
+        draw_parts(potential, system, ax)
     return ax
 
 

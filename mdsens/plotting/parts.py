@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Array
 
-from ..potentials import Bonds, CylindricalWall, Gravity, Load, LocalPotential, PlanarWall, Tethers
-from ..relaxation.equilibrium import Equilibrium
+from ..potentials import Bonds, CylindricalWall, Gravity, Load, LocalPotential, PlanarWall, Potential, Tethers
 from ..runtime.compiled import compile_once
 from ..system import System
 from .style import COMPRESSION, LOAD, TENSION, UNLOADED, WALL, WALL_HATCH, paler
@@ -59,20 +58,20 @@ class Scene:
             widen(min(limits[0], column.min() - margin), max(limits[1], column.max() + margin))
 
 
-def node_diameter(equilibrium: Equilibrium) -> float | None:
+def node_diameter(potential: Potential, system: System) -> float | None:
     """The diameter of the dots that stand for the nodes of a network; None if particles touch each other or a wall."""
-    parts = equilibrium.potential.parts()
+    parts = potential.parts()
     if any(part.needs_pairs or part.contact for part in parts):
         return None
-    lengths = [_bond_state(part, equilibrium.system)[1] for part in parts if isinstance(part, Bonds)]
+    lengths = [_bond_state(part, system)[1] for part in parts if isinstance(part, Bonds)]
     return NODE_SHARE * float(np.median(np.concatenate(lengths))) if lengths else None
 
 
-def draw_parts(equilibrium: Equilibrium, ax: Axes) -> None:
-    """Draw the parts of the potential of an equilibrium into axes that show its particles."""
-    system, parts = equilibrium.system, equilibrium.potential.parts()
+def draw_parts(potential: Potential, system: System, ax: Axes) -> None:
+    """Draw the parts of a potential into axes that show the particles."""
+    parts = potential.parts()
     bonds = [(_stiffness(part), *_bond_state(part, system)[1:]) for part in parts if isinstance(part, Bonds)]
-    node, stiffness, force = node_diameter(equilibrium), 1.0, 0.0
+    node, stiffness, force = node_diameter(potential, system), 1.0, 0.0
     if bonds:
         k, _, f = (np.concatenate(each) for each in zip(*bonds, strict=True))
         if (k > 0.0).any():
@@ -182,6 +181,18 @@ def _(part: CylindricalWall, scene: Scene) -> None:
     style: dict[str, Any] = {"facecolor": "none", "edgecolor": WALL_HATCH, "hatch": "/////", "linewidth": 0.0}
     scene.ax.add_patch(Annulus((x, y), radius + width, width, zorder=3, **style))
     scene.ax.add_patch(Circle((x, y), radius, fill=False, edgecolor=WALL, linewidth=1.5, zorder=11))
+
+
+def bond_lines(potential: Potential, system: System) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two ends of every bond [m, 2, d], with its images that pass through the cell, and their colors [m, 4]."""
+    found = []
+    for part in potential.parts():
+        if isinstance(part, Bonds) and (shown := _stiffness(part) > 0.0).any():
+            step, length, force = (each[shown] for each in _bond_state(part, system))
+            lines, bonds = _images(np.asarray(system.wrapped())[np.asarray(part.pairs)[shown, 0]], step, system)
+            largest = float(np.quantile(np.abs(force), 0.95))
+            found.append((lines, _tension_colors(force, _stiffness(part)[shown] * length, largest)[bonds]))
+    return found
 
 
 @compile_once

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
+from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..response.sensitivity import Sensitivity
 from ..system import System
 from .packing import arrows_of, packing_figure, shortened, system_of
+from .parts import bond_lines, node_diameter
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, png_of
 
 MOST_PARTICLES = 20_000
@@ -30,7 +32,7 @@ class View:
     """A view that can be rotated: a self-contained page of HTML, which notebooks display."""
 
     page: str
-    system: System
+    packing: System | Equilibrium
     sensitivity: Sensitivity | None
     height: int
 
@@ -55,19 +57,19 @@ class View:
     @cached_property
     def picture(self) -> bytes:
         """The view from the front as PNG, for readers that do not display HTML."""
-        return png_of(packing_figure(self.system, self.sensitivity), dpi=80)
+        return png_of(packing_figure(self.packing, self.sensitivity), dpi=80)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         style = f"width: 100%; height: {self.height}px; border: 0"
         return {
             "text/html": f'<iframe srcdoc="{html.escape(self.page)}" style="{style}"></iframe>',
             "image/png": base64.b64encode(self.picture).decode(),
-            "text/plain": f"View of {self.system.n} particles",
+            "text/plain": f"View of {system_of(self.packing).n} particles",
         }
 
 
 def view(packing: System | Equilibrium, sensitivity: Sensitivity | None = None, height: int = 460) -> View:
-    """Show a packing in three dimensions, so that it can be rotated.
+    """Show a packing in three dimensions, so that it can be rotated; an equilibrium with its bonds.
 
     **Arguments:**
 
@@ -87,13 +89,16 @@ def view(packing: System | Equilibrium, sensitivity: Sensitivity | None = None, 
     if system.n > MOST_PARTICLES:
         raise InvalidInput(f"{system.n} particles are too many for a browser (at most {MOST_PARTICLES}): draw them")
     template = files(__package__).joinpath("viewer.html").read_text()
-    scene = json.dumps(_scene(system, sensitivity)).replace("</", "<\\/")
+    potential = packing.frozen.potential if isinstance(packing, Equilibrium) else None
+    scene = json.dumps(_scene(system, potential, sensitivity)).replace("</", "<\\/")
     page = template.replace("TITLE", f"{system.n} particles").replace("SCENE", scene)
-    return View(page, system, sensitivity, height)
+    return View(page, packing, sensitivity, height)
 
 
-def _scene(system: System, sensitivity: Sensitivity | None) -> dict[str, Any]:
-    points, sizes = _in_space(np.asarray(system.wrapped())), np.asarray(system.diameters)
+def _scene(system: System, potential: Potential | None, sensitivity: Sensitivity | None) -> dict[str, Any]:
+    node = None if potential is None else node_diameter(potential, system)
+    points = _in_space(np.asarray(system.wrapped()))
+    sizes = np.asarray(system.diameters) if node is None else np.full(system.n, node)
     kinds, edges = np.asarray(system.species), _edges(system)
     corners = np.array(edges).reshape(-1, 3) if edges else points
     center = 0.5 * (corners.min(axis=0) + corners.max(axis=0))
@@ -112,6 +117,7 @@ def _scene(system: System, sensitivity: Sensitivity | None) -> dict[str, Any]:
         "colors": list(zip(COLORS, EDGES, strict=True)),
         "particles": particles,
         "edges": edges,
+        "bonds": [] if potential is None else _bonds(potential, system),
         "arrows": [] if sensitivity is None else _arrows(system, sensitivity, points),
     }
 
@@ -131,6 +137,17 @@ def _edges(system: System) -> list[list[list[float]]]:
         for corner in corners
         for k in range(d)
         if not corner[k]
+    ]
+
+
+def _bonds(potential: Potential, system: System) -> list[list[Any]]:
+    """Bonds as lines from one end to the other with their colors."""
+    from matplotlib.colors import to_hex
+
+    return [
+        [*_in_space(ends).round(6).tolist(), to_hex(color)]
+        for lines, colors in bond_lines(potential, system)
+        for ends, color in zip(lines, colors, strict=True)
     ]
 
 

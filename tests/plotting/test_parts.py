@@ -1,3 +1,6 @@
+import json
+import re
+
 import jax
 import matplotlib as mpl
 import numpy as np
@@ -5,6 +8,7 @@ import pytest
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.quiver import Quiver
+from PIL import Image
 
 import mdsens
 from mdsens import plotting
@@ -111,3 +115,16 @@ def test_what_has_no_drawing_is_left_out_also_in_three_dimensions():
     ax = plotting.draw(mdsens.Relaxation()(mdsens.SoftSphere() + bonds + floor, corner))
     assert [type(each) for each in ax.collections] == [EllipseCollection, LineCollection]
     assert not ax.patches
+
+
+def test_movies_and_views_show_bonds_and_nodes(tmp_path):
+    rest = mdsens.Relaxation()(frame(), square())
+    page = plotting.view(rest).page
+    scene = json.loads(re.search(r"scene = (\{.*\});", page)[1])
+    assert len(scene["bonds"]) == len(frame().pairs)
+    assert all(particle["d"] < 0.3 for particle in scene["particles"])
+    assert not json.loads(re.search(r"scene = (\{.*\});", plotting.view(rest.system).page)[1])["bonds"]
+    movie = plotting.animate([rest, rest], tmp_path / "frame.gif")
+    plain = plotting.animate([rest.system, rest.system], tmp_path / "plain.gif")
+    pictures = [np.asarray(Image.open(each.file).convert("L"), float) for each in (movie, plain)]
+    assert np.abs(pictures[0] - pictures[1]).mean() > 1.0
