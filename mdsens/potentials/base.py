@@ -172,6 +172,9 @@ class Potential(eqx.Module):
         `jit`.
         """
 
+    def check_functions(self, system: System) -> None:
+        """**Raises** `InvalidInput` for functions, written by somebody else, that cannot be computed for a system."""
+
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         """**Raises** `InvalidInput` for parameters that do not fit a concrete system.
 
@@ -247,6 +250,15 @@ class Potential(eqx.Module):
     def with_parameter(self, name: str, value: Any) -> Self:
         """The same potential with another value of a parameter."""
         return eqx.tree_at(lambda potential: potential.get_parameter(name), self, value)
+
+
+def why_not_traced(error: Exception) -> str:
+    """The reason why a function that somebody has written cannot be computed."""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return "JAX cannot trace functions of NumPy; use those of jax.numpy (jnp.exp for np.exp)"
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return "it uses `if` on a distance, which JAX cannot trace; use jnp.where(r < …, …, …)"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def geometric_mean(stiffness: Float[Array, " m"]) -> Scalar:

@@ -17,7 +17,7 @@ from ..geometry import PairList, minimum_image, reciprocal, sum_components
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System, name_particles
-from .base import LocalTerms, Potential, Scalar, geometric_mean
+from .base import LocalTerms, Potential, Scalar, geometric_mean, why_not_traced
 from .pair import STIFFEST_SHARE
 
 
@@ -145,6 +145,23 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
         resisted = jnp.any(terms.blocks() != 0.0, axis=(2, 3, 4))
         held = jnp.zeros(system.n, bool).at[terms.groups].max(pushed | resisted)
         return jnp.where(held, system.dim + 1, 0).astype(jnp.int32)
+
+    def check_functions(self, system: System) -> None:
+        if self.is_verified:
+            return
+        name = type(self).__name__
+        try:
+            found = eqx.filter_eval_shape(lambda potential, at: potential.local_terms(at).energies(), self, system)
+        except InvalidInput:
+            raise
+        except Exception as error:
+            raise InvalidInput(
+                f"the energy of one term of {name} cannot be computed: {why_not_traced(error)}"
+            ) from error
+        if found.ndim != 1:
+            raise InvalidInput(
+                f"the energy of one term of {name} must be one number, and is an array {list(found.shape[1:])}"
+            )
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         """**Raises** `InvalidInput` for particles that are not there, and parameters that do not fit the terms."""

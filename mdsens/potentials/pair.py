@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..errors import InvalidInput
 from ..geometry import PairList, sum_components
 from ..system import System, name_particles
-from .base import PairParameter, Pairs, Potential, Scalar, geometric_mean, is_parameter, parameter
+from .base import PairParameter, Pairs, Potential, Scalar, geometric_mean, is_parameter, parameter, why_not_traced
 
 STIFFEST_SHARE = 0.4
 """The typical stiffness is at least this fraction of the stiffest pair's second derivative: curvatures reach seven
@@ -217,16 +217,10 @@ def _check_functions(potential: PairPotential) -> None:
         try:
             found = eqx.filter_eval_shape(getattr(kind, name), of_a_pair, *arguments)
         except Exception as error:
-            raise InvalidInput(f"{name} of {kind.__name__} cannot be computed for one pair: {_why(error)}") from error
+            raise InvalidInput(
+                f"{name} of {kind.__name__} cannot be computed for one pair: {why_not_traced(error)}"
+            ) from error
         shape = () if isinstance(found, int | float) else getattr(found, "shape", None)
         if shape != ():
             shown = "nothing" if found is None else found if shape is None else f"an array {list(shape)}"
             raise InvalidInput(f"{name} of {kind.__name__} must return one number for one pair, and returns {shown}")
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, jax.errors.TracerArrayConversionError):
-        return "JAX cannot trace functions of NumPy; use those of jax.numpy (jnp.exp for np.exp)"
-    if isinstance(error, jax.errors.TracerBoolConversionError):
-        return "it uses `if` on a distance, which JAX cannot trace; use jnp.where(r < …, …, …)"
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

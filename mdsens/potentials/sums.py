@@ -148,6 +148,10 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         for term in self.terms:
             term.check()
 
+    def check_functions(self, system: System) -> None:
+        for term in self.terms:
+            term.check_functions(system)
+
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         each = as_array(np.arange(system.n))
         for term in self.terms:

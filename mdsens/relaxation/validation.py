@@ -125,6 +125,7 @@ def check_numbers(potential: Potential, system: System) -> None:
 def surveyed(potential: Potential, system: System, skin: Float[Array, ""]) -> Survey:
     """The survey of a concrete system; **raises** `InvalidInput` for one that cannot be relaxed."""
     check_numbers(potential, system)
+    potential.check_functions(system)
     found = survey(potential, system, skin, as_array(1.0, float))
     check_surveyed(potential, system, found)
     return found

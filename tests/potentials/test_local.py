@@ -95,3 +95,25 @@ def test_a_potential_that_is_no_sum_of_terms_supports_all_particles():
     system = mdsens.System(X)
     assert mdsens.StillingerWeber().local_terms(system) is None
     np.testing.assert_array_equal(mdsens.StillingerWeber().supports(system, 0.0), np.full(5, 3))
+
+
+def own_bonds(energy):
+    return type("Ropes", (mdsens.Bonds,), {"bond_energy": energy})([[0, 1], [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("energy", "why"),
+    [
+        (lambda self, r: np.exp(-np.asarray(r)), r"use those of jax\.numpy"),
+        (lambda self, r: r if r > self.rest_length else 0.0, r"use jnp\.where"),
+        (lambda self, r: self.strength * r, "no attribute 'strength'"),
+        (lambda self, r: jnp.ones(3) * r, r"must be one number, and is an array \[3\]"),
+        (lambda self: 1.0, "takes 1 positional argument"),
+    ],
+)
+def test_mistakes_in_a_term_of_ones_own_are_explained(energy, why):
+    system = mdsens.System(X)
+    with pytest.raises(mdsens.InvalidInput, match=f"the energy of one term of Ropes .*{why}"):
+        mdsens.Relaxation()(own_bonds(energy), system)
+    with pytest.raises(mdsens.InvalidInput, match="the energy of one term of Ropes"):
+        mdsens.Relaxation()(mdsens.SoftSphere() + own_bonds(energy), system)
