@@ -217,9 +217,8 @@ def _check_functions(potential: PairPotential) -> None:
         try:
             found = eqx.filter_eval_shape(getattr(kind, name), of_a_pair, *arguments)
         except Exception as error:
-            raise InvalidInput(
-                f"{name} of {kind.__name__} cannot be computed for one pair: {why_not_traced(error)}"
-            ) from error
+            why = why_not_traced(error)
+            raise InvalidInput(f"{name} of {kind.__name__} cannot be computed for one pair: {why}") from error
         shape = () if isinstance(found, int | float) else getattr(found, "shape", None)
         if shape != ():
             shown = "nothing" if found is None else found if shape is None else f"an array {list(shape)}"

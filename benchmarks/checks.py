@@ -1,0 +1,93 @@
+"""What the checks of a relaxation cost, at N = 10⁴ disks: beside the relaxation itself, both warm.
+
+    python benchmarks/checks.py -o benchmarks/results [-n 10000] [--repeats 5]
+
+Potentials that are not mdsens' own are probed where they have come to rest: forces against the energy, Hessian products
+against forces (docs/checks.md). `Copied` is such a potential, with the same energy as `SoftSphere`.
+
+Writes checks.json and checks.md.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import mdsens
+from mdsens.landscape.configuration import Configuration
+from mdsens.relaxation import validation
+from scaling import processor
+
+
+class Copied(mdsens.PairPotential):
+    """The soft sphere with alpha = 2, as somebody would write it."""
+
+    epsilon: jax.Array
+
+    def pair_energy(self, r, sigma):
+        return 0.5 * self.epsilon * (1.0 - r / sigma) ** 2
+
+    def cutoff(self, sigma):
+        return sigma
+
+
+def seconds(function, repeats):
+    """The median, after one call that compiles."""
+    jax.block_until_ready(function())
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def measure(potential, system, repeats):
+    relax = mdsens.Relaxation()
+    rest = relax(potential, system)
+    prepared = potential.prepared_for(system)
+    here = Configuration(prepared, rest.system, rest.neighbors)
+    start = validation.surveyed
+    return {
+        "potential": type(potential).__name__,
+        "steps": int(rest.steps),
+        "relaxation": seconds(lambda: relax(potential, system).energy, repeats),
+        "survey at the start": seconds(lambda: start(prepared, system, relax.skin).reach, repeats),
+        "probe at the end": seconds(lambda: validation.check_derivatives(here) or jnp.zeros(()), repeats),
+    }
+
+
+def table(rows, n):
+    names = [name for name in rows[0] if name not in ("potential", "steps")]
+    lines = [f"| {n} disks | steps | " + " | ".join(f"{name}, s" for name in names) + " | probe / relaxation |"]
+    lines.append("|" + "---|" * (len(names) + 3))
+    for row in rows:
+        share = row["probe at the end"] / row["relaxation"]
+        values = " | ".join(f"{row[name]:.4f}" for name in names)
+        lines.append(f"| {row['potential']} | {row['steps']} | {values} | {share:.2%} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=None)
+    parser.add_argument("-n", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    system = mdsens.random_packing(options.n, 2, (1.0, 0.7), 0.95, seed=1)
+    rows = [measure(each, system, options.repeats) for each in (mdsens.SoftSphere(), Copied(1.0))]
+    text = table(rows, options.n)
+    print(text)
+    if options.output:
+        facts = {"processor": processor(), "n": options.n, "repeats": options.repeats, "rows": rows}
+        (options.output / "checks.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (options.output / "checks.md").write_text(f"# What checks cost\n\n{processor()}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main()
