@@ -83,10 +83,18 @@ def single_precision(here: Configuration) -> str | None:
 
     Arithmetic of arrays counts, and tables; masks and other numbers of few digits are exact, and do not.
     """
-    if here.system.positions.dtype != jnp.float64:
+    kind = jax.tree.structure(here.potential)
+    if here.system.positions.dtype != jnp.float64 or kind in _in_double_precision:
         return None
     traced = jax.make_jaxpr(lambda x: here.at(x).energy())(here.system.positions)
-    return next(_in_single_precision(traced), None)
+    found = next(_in_single_precision(traced), None)
+    if found is None:
+        _in_double_precision.add(kind)
+    return found
+
+
+_in_double_precision: set[Any] = set()
+"""The kinds of potentials that have been looked through."""
 
 
 def _in_single_precision(traced: Any) -> Iterator[str]:
