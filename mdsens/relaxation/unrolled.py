@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from .. import linear_solvers
 from ..geometry import reciprocal
@@ -36,12 +36,13 @@ class Unrolled:
 
     **Arguments:**
 
-    - `steps` (int) of `minimizer`.
+    - `steps` (int) of `minimizer`. Inside `jit` it may be traced, so that one program serves any number of steps; its
+      derivatives are then those of forward mode alone.
     - `tolerance` (energy per length): for the flag `converged` alone; None means 1e-10 of the potential's force scale.
     - `neighbors`: as in `Relaxation`, but not enlarged once the loop runs: an overflow makes the result NaN.
     """
 
-    steps: int
+    steps: int | Int[Array, ""]
     minimizer: Minimizer = dataclasses.field(default_factory=FIRE)
     tolerance: float | None = None
     neighbors: PairFinder | None = None
@@ -91,7 +92,7 @@ class Unrolled:
 
 @eqx.filter_jit
 def _run(
-    minimizer: Minimizer, steps: int, finder: PairFinder, potential: Potential, system: System
+    minimizer: Minimizer, steps: int | Int[Array, ""], finder: PairFinder, potential: Potential, system: System
 ) -> tuple[Array, Neighbors, Array]:
     """Positions after the loop, the list in use there, and whether any list overflowed."""
     first = finder.build(potential, system)
@@ -99,7 +100,7 @@ def _run(
     def steps_with(list_: Neighbors) -> Any:
         return stepper(minimizer, Configuration(potential, system, list_))(0.49 * list_.skin)
 
-    def step(carry: tuple[Any, Neighbors, Array], _now: None) -> tuple[tuple[Any, Neighbors, Array], None]:
+    def step(carry: tuple[Any, Neighbors, Array]) -> tuple[Any, Neighbors, Array]:
         state, list_, overflow = carry
         after = steps_with(list_)[1](state)
         if not isinstance(finder, AllPairs):
@@ -108,8 +109,11 @@ def _run(
             out_of_date = list_.out_of_date(position_of(after))
             list_ = jax.lax.cond(out_of_date, lambda: finder.build(*frozen), lambda: list_)
             after = steps_with(list_)[1](state)
-        return (after, list_, overflow | list_.overflow), None
+        return after, list_, overflow | list_.overflow
 
     start = (steps_with(first)[0](system.positions), first, first.overflow)
-    (state, list_, overflow), _ = jax.lax.scan(step, start, None, length=steps)
+    if isinstance(steps, int):
+        (state, list_, overflow), _ = jax.lax.scan(lambda carry, _: (step(carry), None), start, None, length=steps)
+    else:  # a loop whose length is not known has no reverse mode
+        state, list_, overflow = jax.lax.fori_loop(0, steps, lambda _, carry: step(carry), start)
     return position_of(state), list_, overflow

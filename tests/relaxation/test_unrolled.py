@@ -59,3 +59,19 @@ def test_a_list_is_renewed_within_the_loop():
     assert not bool(tight(SPHERES, system).overflow)
     inside = jax.jit(tight)(SPHERES, system)
     assert bool(inside.overflow) and np.isnan(inside.positions).all()
+
+
+def test_a_traced_number_of_steps_shares_one_program_and_gives_the_same_derivative():
+    system = mdsens.random_packing(32)
+
+    def response(steps):
+        def positions(scale):
+            return mdsens.Unrolled(steps=steps)(SPHERES, system.replace(diameters=scale * system.diameters)).positions
+
+        return jax.jvp(positions, (1.0,), (1.0,))
+
+    together = jax.jit(response)
+    for steps in (7, 30):
+        for shared, alone in zip(together(steps), response(steps), strict=True):
+            np.testing.assert_allclose(shared, alone, atol=1e-9)
+    assert together._cache_size() == 1
