@@ -254,7 +254,9 @@ def _sources(study: Study, folder: Path) -> Iterator[dict[str, Any]]:
 def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
     from ..io import read
 
-    system = read(path, diameters=study.system.diameters, dim=study.system.dim if _dim_given(study) else None)
+    system = read(path, diameters=study.system.diameters, dim=study.system.dim if _dim_given(study) else None).replace(
+        extras=None
+    )
     at_pressure = "pressure" in study.sweep.parameters or study.relaxation.pressure is not None
     wanted = [*study.compute.needs_cell, *(["pressure"] if at_pressure else [])]
     if wanted and not system.periodic:

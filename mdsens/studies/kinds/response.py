@@ -127,7 +127,7 @@ def system_of(task: Task) -> System:
         return random_packing(**given)
     if digest_of(task.folder / given["file"]) != given["sha256"]:
         raise InvalidInput(f"{given['file']} is not the file any more that it was when the study was planned")
-    system = read(task.folder / given["file"], diameters=given["diameters"], dim=given["dim"])
+    system = read(task.folder / given["file"], diameters=given["diameters"], dim=given["dim"]).replace(extras=None)
     for name, value in given.items():
         if name.startswith("species-diameter:"):
             _, system = with_parameter(name, jnp.asarray(value), potential_of(task), system)
