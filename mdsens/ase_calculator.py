@@ -114,7 +114,7 @@ class PotentialCalculator(Calculator):
         dim = self.dim or int(free.info.get("dim", 0)) or (2 if _is_a_layer(free) else 3)
         if dim == 2:
             free.positions[:, 2] = 0.0
-        return from_ase(free, self.diameters, dim)
+        return from_ase(free, self.diameters, dim).replace(extras=None)
 
     def _neighbors(self, potential: Potential, system: System) -> Neighbors:
         """The last list where it is still good for these positions, and the same in everything else; else a new one."""

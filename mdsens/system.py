@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .errors import InvalidInput
+from .extras import Extras
 from .geometry import reciprocal
 from .runtime.tracing import as_array, is_concrete
 
@@ -47,6 +48,7 @@ class System(eqx.Module):
     - `numbers` (int [n]): atomic numbers, for files and pictures; None for particles that are no atoms.
     - `fixed` (bool [n], or [n, d] by component): the degrees of freedom that do not relax, and whose positions are
       parameters; None where all do.
+    - `extras`: what else a file says of the particles, which `mdsens.write` writes again; None without a file.
 
     **Raises:**
 
@@ -59,6 +61,7 @@ class System(eqx.Module):
     species: Int[Array, " n"]
     numbers: Int[Array, " n"] | None
     fixed: Bool[Array, "n *d"] | None
+    extras: Extras | None
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class System(eqx.Module):
         species: ArrayLike = 0,
         numbers: ArrayLike | None = None,
         fixed: ArrayLike | None = None,
+        extras: Extras | None = None,
     ) -> None:
         x = _numbers("positions", positions)
         if x.ndim != 2 or x.shape[1] not in (2, 3) or x.shape[0] == 0:
@@ -82,6 +86,7 @@ class System(eqx.Module):
         self.species = _integers("species", species, n)
         self.numbers = None if numbers is None else _integers("numbers", numbers, n)
         self.fixed = None if fixed is None else _flags("fixed", fixed, (n, d))
+        self.extras = extras
 
     def replace(self, **changes: Any) -> System:
         """A copy with some fields changed. A new box alone does not move the particles: see `deform`.
@@ -112,7 +117,10 @@ class System(eqx.Module):
         """The same particles, the one called order[k] in place k."""
         per_particle = ("positions", "diameters", "species", "numbers", "fixed")
         values = {name: getattr(self, name) for name in per_particle}
-        return self.replace(**{name: None if value is None else value[order] for name, value in values.items()})
+        extras = None if self.extras is None else self.extras.taken(order)
+        return self.replace(
+            **{name: None if value is None else value[order] for name, value in values.items()}, extras=extras
+        )
 
     def deform(self, box: Float[Array, "d d"]) -> System:
         """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""
@@ -141,6 +149,7 @@ class System(eqx.Module):
             jnp.tile(self.species, len(shifts)),
             None if self.numbers is None else jnp.tile(self.numbers, len(shifts)),
             None if self.fixed is None else jnp.concatenate([self.fixed] * len(shifts)),
+            None if self.extras is None else self.extras.taken(np.tile(np.arange(self.n), len(shifts))),
         )
 
     @property

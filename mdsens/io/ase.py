@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInput
-from ..system import System
+from ..extras import Extras
+from ..system import System, name_particles
 from .format import Format, check_index
+from .words import RESULTS
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 ROUNDING_OF_Z = 1e-13
 """Of the extent of a system: particles whose z differ by less are in one plane."""
+
+FARTHEST = 1e14
+"""Of the size of a cell: farther from the origin rounding moves a particle by a hundredth of it."""
+
+OF_THE_SYSTEM = ("numbers", "positions", "species_id", "spacegroup_kinds")
+"""Arrays of Atoms that a System has fields for, or that ASE adds when it repeats an asymmetric unit."""
+
+NOT_OF_THE_FILE = ("dim", "spacegroup", "unit_cell", "occupancy")
+"""Entries of Atoms that a System says itself, or that ASE adds; a relaxed crystal need not have its space group."""
 
 
 def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None = None) -> System:
@@ -32,7 +43,8 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
     **Returns:**
 
     - The System, with the atomic numbers where there are any. Species are numbered from 0: by the array `species_id`,
-      by `type`, or by atomic number.
+      by `type`, or by atomic number. Every other array and entry of `atoms.info` is kept as `System.extras`, but not
+      what a calculator has found, such as forces.
 
     **Raises:**
 
@@ -43,24 +55,69 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
         raise InvalidInput("there are no particles in it")
+    if (bad := np.flatnonzero(~np.isfinite(positions).all(axis=1))).size:
+        raise InvalidInput(f"the position of {name_particles(bad)} is not finite")
     if dim is None:
-        dim = int(atoms.info.get("dim", 2 if _is_flat(atoms) else 3))
+        dim = atoms.info.get("dim", 2 if _is_flat(atoms) else 3)
     if dim not in (2, 3):
         raise InvalidInput(f"dim must be 2 or 3, not {dim}")
     if dim == 2 and not in_one_plane(positions):
         raise InvalidInput("its particles have different z, so it is not two-dimensional")
-    species = _species(atoms)
+    if any(len(kinds) > 1 or set(kinds.values()) != {1} for kinds in (atoms.info.get("occupancy") or {}).values()):
+        raise InvalidInput("it has sites that are occupied in part, and particles are there or not")
+    species, box = _species(atoms), _box(atoms, dim)
+    return System(
+        positions[:, :dim],
+        box,
+        _diameters(atoms, diameters, species),
+        species.astype(np.int32),
+        numbers=_elements(atoms),
+        fixed=fixed_by(atoms, dim),
+        extras=_extras(atoms),
+    )
+
+
+def _box(atoms: Atoms, dim: int) -> np.ndarray | None:
+    """The lattice vectors in rows; None where nothing is periodic."""
     periodic = np.asarray(atoms.pbc)[:dim]
     if periodic.any() and not periodic.all():
         raise InvalidInput(
             "it is periodic along some directions only, which mdsens does not offer; set pbc to all true or all false"
         )
-    cell = np.asarray(atoms.cell)[:dim, :dim] if periodic.all() else None
-    if cell is not None and abs(np.linalg.det(cell)) == 0.0:
+    if not periodic.all():
+        return None
+    cell = np.asarray(atoms.cell)[:dim, :dim]
+    size = float(np.abs(cell).max())
+    if not 0.0 < size < np.inf or abs(np.linalg.det(cell / size)) < 1e-12:
         raise InvalidInput("it is periodic but has no cell")
-    sizes = _diameters(atoms, diameters, species)
-    fixed = fixed_by(atoms, dim)
-    return System(positions[:, :dim], cell, sizes, species.astype(np.int32), numbers=_elements(atoms), fixed=fixed)
+    if (far := np.flatnonzero((np.abs(atoms.positions) > FARTHEST * size).any(axis=1))).size:
+        raise InvalidInput(f"{name_particles(far)} lie so many cells away that rounding loses the place in the cell")
+    return cell
+
+
+def _extras(atoms: Atoms) -> Extras | None:
+    """The arrays and entries that a System has no fields for."""
+    from ase.io.jsonio import encode
+
+    arrays = {
+        name: np.asarray(values)
+        for name, values in atoms.arrays.items()
+        if name not in (*OF_THE_SYSTEM, *RESULTS) and not (name in DIAMETERS_IN_COLUMN and values.dtype.kind in "fiu")
+    }
+    info = {str(name): value for name, value in atoms.info.items() if name not in (*NOT_OF_THE_FILE, *RESULTS)}
+    for name, values in arrays.items():
+        if values.dtype == object and all(isinstance(value, str) for value in values.ravel()):
+            arrays[name] = values.astype(str)  # as ASE reads text
+        elif values.dtype.kind not in "fiubUSc":
+            raise InvalidInput(f"its array {name} of {values.dtype} cannot be kept; remove it (del atoms.arrays[…])")
+    if not arrays and not info:
+        return None
+    try:
+        return Extras.of(arrays, encode(info), len(atoms))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"its entries {', '.join(info)} cannot be kept: {error}; remove them from atoms.info"
+        ) from error
 
 
 def fixed_by(atoms: Atoms, dim: int) -> np.ndarray | None:
@@ -117,7 +174,10 @@ def _is_flat(atoms: Atoms) -> bool:
 
 def in_one_plane(positions: np.ndarray) -> bool:
     """Whether all z are the same, to the rounding that ASE's optimizers leave in them."""
-    return not np.ptp(positions[:, 2]) > ROUNDING_OF_Z * np.ptp(positions, axis=0).max()  # nor where these are NaN
+    in_plane = positions[:, :2]
+    extent = np.median(np.abs(in_plane - np.median(in_plane, axis=0)), axis=0).max()  # one far away counts for nothing
+    extent = extent or np.ptp(positions, axis=0).max()
+    return not np.ptp(positions[:, 2]) > ROUNDING_OF_Z * extent  # nor where these are NaN
 
 
 def to_ase(system: System) -> Atoms:
@@ -129,11 +189,12 @@ def to_ase(system: System) -> Atoms:
 
     **Returns:**
 
-    - Atoms with the arrays `diameters`, `radius` and `species_id`, and with `FixAtoms` or `FixCartesian` for what is
-      fixed; without atomic numbers species k becomes element k + 1. A two-dimensional system is placed at z = 0, in a
-      cell as high as the largest diameter.
+    - Atoms with the arrays `diameters`, `radius` and `species_id`, with all `System.extras`, and with `FixAtoms` or
+      `FixCartesian` for what is fixed; without atomic numbers species k becomes element k + 1. A two-dimensional system
+      is placed at z = 0, in a cell as high as the largest diameter.
     """
     from ase import Atoms
+    from ase.io.jsonio import decode
 
     n, d = system.n, system.dim
     positions, cell = np.zeros((n, 3)), np.zeros((3, 3))
@@ -150,6 +211,10 @@ def to_ase(system: System) -> Atoms:
     atoms.set_array("species_id", species.astype(int))
     atoms.set_array("diameters", diameters)
     atoms.set_array("radius", diameters / 2)
+    if system.extras is not None:
+        for name, values in system.extras.arrays().items():
+            atoms.set_array(name, values)
+        atoms.info.update(decode(system.extras.entries()))
     atoms.info["dim"] = d
     atoms.set_constraint(constraints_of(system))
     return atoms
@@ -157,6 +222,11 @@ def to_ase(system: System) -> Atoms:
 
 KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
 """ASE's names of the formats that say which particles are fixed."""
+
+KEEP_ARRAYS = ("traj", "json", "db")
+"""Those that hold the arrays that Atoms always may have."""
+
+OF_ATOMS = ("tags", "momenta", "masses", "initial_charges", "initial_magmoms")
 
 
 def ase_format(name: str | None) -> Format:
@@ -176,15 +246,8 @@ def ase_format(name: str | None) -> Format:
     def write(path: Path, system: System) -> None:
         write_atoms(path, to_ase(system), name)
 
-    return Format(read, write, keeps_fixed=name in KEEP_FIXED)
-
-
-def read_text(path: Path) -> str:
-    """The text of a file, decompressed by its ending."""
-    from ase.io.formats import open_with_compression
-
-    with open_with_compression(str(path), "rt") as file:
-        return file.read()
+    keeps = OF_ATOMS if name in KEEP_ARRAYS else ()
+    return Format(read, write, keeps_fixed=name in KEEP_FIXED, keeps=keeps, keeps_entries=name == "traj")
 
 
 def write_atoms(path: Path, atoms: Atoms, name: str | None, **options: Any) -> None:
@@ -228,10 +291,16 @@ def _elements(atoms: Atoms) -> np.ndarray | None:
 
 def _species(atoms: Atoms) -> np.ndarray:
     if "species_id" in atoms.arrays:
-        return np.asarray(atoms.arrays["species_id"])
+        species = np.asarray(atoms.arrays["species_id"])
+        if species.dtype.kind not in "iu" or species.ndim != 1 or species.min() < 0 or species.max() >= MOST_SPECIES:
+            raise InvalidInput("its species_id are not one whole number for each particle, from 0 on")
+        return species
     labels = atoms.arrays.get("type", atoms.numbers)
     return np.unique(labels, return_inverse=True)[1]
 
+
+MOST_SPECIES = 1_000_000
+"""A larger number is none of a species."""
 
 DIAMETERS_IN_COLUMN = {"diameters": 1.0, "diameter": 1.0, "radius": 2.0, "radii": 2.0}
 """Columns of files that hold the sizes of particles, and how many times each of them makes a diameter."""
@@ -256,7 +325,10 @@ def _diameters(atoms: Atoms, given: Diameters | None, species: np.ndarray) -> np
             return sizes
         raise InvalidInput(f"{sizes.size} diameters were given for {kinds} species and {len(species)} particles")
     if name := column_of_sizes(atoms):
-        return DIAMETERS_IN_COLUMN[name] * np.asarray(atoms.arrays[name], dtype=float)
+        sizes = DIAMETERS_IN_COLUMN[name] * np.asarray(atoms.arrays[name], dtype=float)
+        if sizes.ndim != 1 or not (np.isfinite(sizes) & (sizes > 0.0)).all():
+            raise InvalidInput(f"its {name} are not one positive length for each particle")
+        return sizes
     raise InvalidInput("it holds no diameters; give one per species (read(..., diameters=...), --diameters 1.0,0.6)")
 
 

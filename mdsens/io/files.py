@@ -13,16 +13,20 @@ from ..errors import InvalidInput
 from ..runtime.files import replacing
 from ..system import System
 from .ase import Diameters, ase_format, column_of_sizes, from_ase, name_by_ending
+from .cif import CIF
 from .extended_xyz import EXTENDED_XYZ, XYZ
 from .format import Format
 from .lammps_data import LAMMPS_DATA, Topology, has_topology, read_topology
 from .lammps_dump import LAMMPS_DUMP
+from .poscar import POSCAR
 
 REGISTRY: dict[str, Format] = {
     "extxyz": EXTENDED_XYZ,
     "xyz": XYZ,
     "lammps-data": LAMMPS_DATA,
     "lammps-dump-text": LAMMPS_DUMP,
+    "vasp": POSCAR,
+    "cif": CIF,
 }
 """The formats that mdsens handles itself, by ASE's names. Every other format is left to ASE."""
 
@@ -62,7 +66,9 @@ def read(
     **Returns:**
 
     - The System, in the units of the file, with its atomic numbers, and with the atoms and components fixed that the
-      file says (`move_mask` of extended XYZ, selective dynamics of POSCAR). Species are numbered from 0: by the column
+      file says (`move_mask` of extended XYZ, selective dynamics of POSCAR). Masses, charges and every other array and
+      entry of the file are kept as `System.extras`, and `write` writes them again; forces, energies and stresses are
+      not, since they are those of the positions in the file. Species are numbered from 0: by the column
       `species_id`, by LAMMPS type, or by atomic number. The cell is periodic along all its vectors or, without one,
       open.
 
@@ -111,9 +117,16 @@ def read_whole(
     - `of_bonds`: diameters for a file with bonds that has none.
     """
     path = Path(path)
-    if path.exists() and _format_to_read(path, None) is LAMMPS_DATA and has_topology(path):
+    if _has_topology(path):
         return read_topology(path, of_bonds if diameters is None else diameters, dim, atom_style)
     return read(path, diameters, dim, atom_style=atom_style), None
+
+
+def _has_topology(path: Path) -> bool:
+    try:
+        return _format_to_read(path, None) is LAMMPS_DATA and has_topology(path)
+    except Exception:  # of a file that cannot be read, which `read` explains
+        return False
 
 
 def write(path: str | os.PathLike[str], system: System | HasSystem, format: str | None = None) -> None:
@@ -129,7 +142,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     - `system`: a System, or an object with a `.system`.
     - `format`: ASE's name of the format, instead of the ending of the file name.
 
-    **Warns** where the format does not keep which particles are fixed.
+    **Warns** where the format does not keep which particles are fixed, or an array or entry of the file that the system
+    is from.
 
     **Raises:**
 
@@ -140,8 +154,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     chosen = REGISTRY.get(format) or ase_format(format) if format else format_to_write(path)
     if chosen.write is None:
         raise InvalidInput(f"{path} cannot be written: mdsens and ASE only read {format}; try .extxyz")
-    if content.fixed is not None and not chosen.keeps_fixed:
-        warnings.warn(f"the format of {path} does not keep which particles are fixed; .extxyz does", stacklevel=2)
+    if lost := chosen.lost(content):
+        warnings.warn(f"the format of {path} does not keep {', '.join(lost)}; .extxyz does", stacklevel=2)
     with replacing(path) as unfinished:
         try:
             chosen.write(unfinished, content)
@@ -157,7 +171,7 @@ def format_to_write(path: Path) -> Format:
     - `InvalidInput` if no such format can be written.
     """
     for known in REGISTRY.values():
-        if path.suffix in known.endings and known.write is not None:
+        if known.is_named(path) and known.write is not None:
             return known
     return ase_format(name_by_ending(path))
 
@@ -167,7 +181,7 @@ def _format_to_read(path: Path, name: str | None) -> Format:
     if name is not None:
         return REGISTRY.get(name) or ase_format(name)
     for known in REGISTRY.values():
-        if path.suffix in known.endings:
+        if known.is_named(path):
             return known
     from ase.io.formats import open_with_compression
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +24,39 @@ class Format:
 
     - `read`: `read(path, index)` returns frame number `index` of the file as ASE Atoms.
     - `write`: `write(path, system)` writes a System; None for a format that is only read.
-    - `endings`: the endings of file names, such as `.extxyz`, that are always this format.
+    - `names`: patterns of file names, such as `*.extxyz`, that are always this format.
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
-      None for a format that is recognized only by its ending or by its name.
+      None for a format that is recognized only by the name of the file or of the format.
     - `keeps_fixed` (bool): whether it says which particles are fixed.
+    - `keeps`: the arrays that it can hold besides what a System has fields for, by patterns of their names.
+    - `keeps_entries` (bool): whether it can hold entries.
     - `options`: further arguments of `read`, by name.
     """
 
     read: Callable[..., Atoms]
     write: Callable[[Path, System], None] | None = None
-    endings: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
     keeps_fixed: bool = False
+    keeps: tuple[str, ...] = ()
+    keeps_entries: bool = False
     options: tuple[str, ...] = ()
+
+    def is_named(self, path: Path) -> bool:
+        """Whether a file has a name that is always this format."""
+        return _fits(path.name, self.names)
+
+    def lost(self, system: System) -> list[str]:
+        """What a file of this format cannot say of a system."""
+        lost = [] if system.fixed is None or self.keeps_fixed else ["which particles are fixed"]
+        if system.extras is not None:
+            lost += [name for name, _, _ in system.extras.columns if not _fits(name, self.keeps)]
+            lost += [] if self.keeps_entries else json.loads(system.extras.entries())
+        return lost
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_index(index: int, frames: int) -> None:

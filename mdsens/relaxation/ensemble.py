@@ -155,7 +155,11 @@ def _together(systems: System | Sequence[System]) -> System:
         if systems.positions.ndim != 3:
             raise InvalidInput("one system is no ensemble: take relax(potential, system)")
         return systems
-    return _stacked(list(systems), "systems")
+    given = list(systems)
+    kinds = {(jax.tree.structure(each.extras), *map(jnp.shape, jax.tree.leaves(each.extras))) for each in given}
+    if len(kinds) > 1:  # from files that say different things
+        given = [each.replace(extras=None) for each in given]
+    return _stacked(given, "systems")
 
 
 def _stacked(members: list[Any], what: str) -> Any:

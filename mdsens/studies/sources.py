@@ -58,7 +58,7 @@ def _from_file(given: Mapping[str, Any], potential: Mapping[str, Any], folder: P
     of_bonds = {name: value for name, value in potential.items() if "." in name}
     if topology is None and (alone or of_bonds):
         raise InvalidInput(f"{given['file']} has no bonds or angles; mdsens reads those of LAMMPS data files")
-    return system, [] if topology is None else bonded(topology, of_bonds)
+    return system.replace(extras=None), [] if topology is None else bonded(topology, of_bonds)
 
 
 def digest_of(path: Path) -> str:

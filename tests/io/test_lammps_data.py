@@ -64,7 +64,7 @@ def test_every_atom_style_has_its_columns(tmp_path, style, rows, named):
         (["1 1 0 0"] * 2, "the 4 columns of its section Atoms fit no atom style"),
         (["1 1 0 0 0", "2 2 1 2"], "different numbers of columns"),
         (["1 1 0 0 0", "1 2 1 2 3"], "same id"),
-        (["1 1 0 0 0", "2 3 1 2 3"], "a type that is neither a label nor a number from 1 on"),
+        (["1 1 0 0 0", "2 3 1 2 3"], "a type that is neither a label nor a number from 1 to 2"),
         (["1 1 0 0 0"], "promises 2 atoms, and its section Atoms has 1 line"),
         (["1 1 0 0 0", "2 2 1 2 x"], "'x' stands where a number is expected"),
     ],

@@ -3,6 +3,7 @@
 import ase.build
 import ase.constraints
 import ase.io
+import jax
 import numpy as np
 import pytest
 
@@ -126,3 +127,125 @@ def test_the_types_of_a_dump_are_no_elements(tmp_path):
     assert system.numbers is None and system.species.tolist() == [0, 1]
     (tmp_path / "a.dump").write_text(text.format("element ") + "1 1 Si 0 0 0\n2 3 O 1 1 1\n")
     assert mdsens.read(tmp_path / "a.dump", diameters=1.0).numbers.tolist() == [14, 8]
+
+
+@pytest.fixture
+def rich(silicon):
+    """Atoms with every kind of array and entry."""
+    silicon.set_masses(np.linspace(27.9, 28.1, 8))
+    silicon.set_initial_charges(0.1 * np.arange(8) / 3)
+    silicon.set_initial_magnetic_moments(np.arange(8.0))
+    silicon.set_tags(np.arange(8))
+    silicon.set_array("label", np.array([f"site{k}" for k in range(8)]))
+    silicon.set_array("spin", np.random.default_rng(0).normal(size=(8, 3)))
+    silicon.set_array("surface", np.arange(8) % 3 == 0)
+    silicon.info.update(
+        name="a b", number="12", temperature=300.1, count=3, good=True, quote='say "a=b"',
+        vector=np.array([1.0, 2.5]), matrix=np.eye(2), nested={"a": [1, 2]},
+    )  # fmt: skip
+    return silicon
+
+
+def same_extras(one, other):
+    assert set(one.arrays) <= set(other.arrays) and set(one.info) <= set(other.info)
+    for name, values in one.arrays.items():
+        assert other.arrays[name].dtype.kind.replace("O", "U") == values.dtype.kind.replace("O", "U"), name
+        if name not in ("positions",):
+            np.testing.assert_array_equal(other.arrays[name], values, err_msg=name)
+    for name, value in one.info.items():
+        assert np.asarray(other.info[name]).dtype.kind == np.asarray(value).dtype.kind, name
+        np.testing.assert_array_equal(other.info[name], value, err_msg=name)
+
+
+def test_arrays_and_entries_of_a_file_are_written_again(tmp_path, rich):
+    ase.io.write(tmp_path / "a.extxyz", rich)
+    system = mdsens.read(tmp_path / "a.extxyz", diameters=2.35)
+    mdsens.write(tmp_path / "b.extxyz", system.replace(positions=system.positions + 0.1))
+    same_extras(ase.io.read(tmp_path / "a.extxyz"), mdsens.to_ase(mdsens.read(tmp_path / "b.extxyz")))
+    same_extras(ase.io.read(tmp_path / "a.extxyz"), ase.io.read(tmp_path / "b.extxyz"))
+
+
+def test_texts_of_several_lines_are_written_again(tmp_path, rich):
+    rich.info |= {"lines": "one\ntwo", "empty": "", "blank": " x ", "json": '_JSON "x"', "list": "[1", "path": "C:\\x"}
+    mdsens.write(tmp_path / "a.extxyz", mdsens.from_ase(rich, diameters=2.35))
+    assert (
+        mdsens.to_ase(mdsens.read(tmp_path / "a.extxyz")).info.items()
+        >= {
+            name: rich.info[name] for name in ("lines", "empty", "blank", "json", "list", "path", "quote", "number")
+        }.items()
+    )
+
+
+def test_what_a_format_cannot_hold_is_told(tmp_path, rich):
+    rich.info = {"name": "x"}
+    system = mdsens.from_ase(rich, diameters=2.35)
+    with pytest.warns(UserWarning, match="does not keep label, spin, surface; .extxyz does"):
+        mdsens.write(tmp_path / "a.traj", system)
+    again = ase.io.read(tmp_path / "a.traj")
+    np.testing.assert_array_equal(again.get_masses(), rich.get_masses())
+    assert again.info["name"] == "x"
+    with pytest.warns(UserWarning, match="a.cif does not keep masses, .*, name; .extxyz does"):
+        mdsens.write(tmp_path / "a.cif", system)
+
+
+def test_arrays_follow_their_particles(rich):
+    system = mdsens.from_ase(rich, diameters=2.35)
+    order = np.array([3, 0, 7, 1, 2, 6, 5, 4])
+    for name, values in mdsens.to_ase(system.in_order(order)).arrays.items():
+        if name in rich.arrays:
+            np.testing.assert_array_equal(values, rich.arrays[name][order], err_msg=name)
+    twice = mdsens.to_ase(system.repeat(2, 1, 1))
+    np.testing.assert_array_equal(twice.arrays["label"], np.tile(rich.arrays["label"], 2))
+    np.testing.assert_array_equal(twice.get_masses(), np.tile(rich.get_masses(), 2))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_arrays_survive_relaxation_and_transformations(tmp_path, rich, x64):
+    with jax.enable_x64(x64):
+        system = mdsens.from_ase(rich, diameters=2.35)
+        rest = jax.jit(lambda s: s.replace(positions=s.positions * 1.0))(system)
+        same_extras(rich, mdsens.to_ase(rest))
+        both = jax.vmap(lambda x: system.replace(positions=x))(np.stack([system.positions] * 2))
+        same_extras(rich, mdsens.to_ase(jax.tree.map(lambda leaf: leaf[1], both)))
+    relaxed = mdsens.Relaxation()(
+        mdsens.StillingerWeber(epsilon=2.16826), mdsens.from_ase(rich, diameters=2.35).repeat(2)
+    )
+    assert float(np.abs(relaxed.positions - mdsens.from_ase(rich.repeat(2), diameters=2.35).positions).max()) > 1e-3
+    mdsens.write(tmp_path / "relaxed.extxyz", relaxed)
+    same_extras(ase.Atoms(rich.repeat(2), info=rich.info), ase.io.read(tmp_path / "relaxed.extxyz"))
+
+
+def test_what_a_calculator_has_found_is_not_kept(tmp_path, silicon):
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    silicon.calc = SinglePointCalculator(silicon, energy=-3.0, forces=np.ones((8, 3)))
+    ase.io.write(tmp_path / "a.extxyz", silicon)
+    assert "forces:R:3" in (tmp_path / "a.extxyz").read_text()
+    mdsens.write(tmp_path / "b.extxyz", mdsens.read(tmp_path / "a.extxyz", diameters=2.35))
+    assert ase.io.read(tmp_path / "b.extxyz").calc is None
+
+
+def test_columns_of_lammps_are_kept(tmp_path):
+    frame = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+    frame += "ITEM: ATOMS id type x y z q mol vx fx c_w[1]\n7 1 1 0 0 0.5 2 0.25 9 1.5\n3 2 0 0 1 -0.5 1 0.125 9 2.5\n"
+    (tmp_path / "a.dump").write_text(frame)
+    atoms = mdsens.to_ase(mdsens.read(tmp_path / "a.dump", diameters=1.0))
+    np.testing.assert_array_equal(atoms.get_initial_charges(), [-0.5, 0.5])
+    np.testing.assert_array_equal(atoms.arrays["mol"], [1, 2])
+    np.testing.assert_array_equal(atoms.arrays["c_w[1]"], [2.5, 1.5])
+    assert "fx" not in atoms.arrays
+    mdsens.write(tmp_path / "a.data", mdsens.read(tmp_path / "a.dump", diameters=1.0), format="lammps-data")
+    again = mdsens.to_ase(mdsens.read(tmp_path / "a.data", diameters=1.0))
+    np.testing.assert_array_equal(again.get_initial_charges(), [-0.5, 0.5])
+
+
+def test_sites_that_are_occupied_in_part_are_refused(silicon):
+    silicon.info["occupancy"] = {"0": {"Si": 0.5, "C": 0.5}}
+    with pytest.raises(mdsens.InvalidInput, match="occupied in part"):
+        mdsens.from_ase(silicon, diameters=2.35)
+
+
+def test_an_array_that_no_file_keeps_is_refused_by_name(silicon):
+    silicon.info["calculator"] = object()
+    with pytest.raises(mdsens.InvalidInput, match="calculator cannot be kept"):
+        mdsens.from_ase(silicon, diameters=2.35)
