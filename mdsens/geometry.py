@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Self
@@ -86,21 +87,29 @@ class PairList(eqx.Module):
 
     - `i`, `j` (int [p]): the particles of each pair.
     - `valid` (bool [p]): whether the slot of a list of fixed capacity is in use.
-    - `shift` (int [p, d] or None): the periodic image of j that is meant, in lattice vectors, counted from the nearest
-      image; None means the nearest image of every pair.
+    - `shift` (int [p, d] or None): the periodic image of j that is meant, in lattice vectors, counted from j itself,
+      or, with `from_nearest`, from the nearest image; None means the nearest image of every pair.
     """
 
     i: Int[Array, " p"]
     j: Int[Array, " p"]
     valid: Bool[Array, " p"]
     shift: Int[Array, "p d"] | None
+    from_nearest: bool = eqx.field(default=False, static=True, kw_only=True)
 
     def separations(self, positions: Float[Array, "n d"], box: Float[Array, "d d"] | None) -> Float[Array, "p d"]:
         """x_j - x_i of every listed pair, to the image that is meant."""
-        separation = minimum_image(positions[self.j] - positions[self.i], box)
-        if self.shift is not None and box is not None:
-            separation = separation + self.shift @ box
-        return separation
+        separation = positions[self.j] - positions[self.i]
+        if self.shift is None or box is None:
+            return minimum_image(separation, box)
+        return (minimum_image(separation, box) if self.from_nearest else separation) + self.shift @ box
+
+    def with_images_of(self, positions: Float[Array, "n d"], box: Float[Array, "d d"] | None) -> Self:
+        """The same images as at these positions, wherever particles move: another one may become the nearest."""
+        if not self.from_nearest or self.shift is None or box is None:
+            return self
+        nearest = jnp.round((positions[self.j] - positions[self.i]) @ reciprocal(box)).astype(self.shift.dtype)
+        return dataclasses.replace(self, shift=self.shift - nearest, from_nearest=False)
 
     def only(self, keep: Bool[Array, " n"]) -> Self:
         """The pairs of which both particles are kept."""

@@ -122,6 +122,12 @@ BoundOption = Annotated[
 AtomStyleOption = Annotated[
     str | None, typer.Option("--atom-style", help="Of a LAMMPS data file that does not name it: sphere, charge …")
 ]
+RepeatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--repeat", metavar="M,M,…", help="Repeat the cell so often along each of its vectors, or all of them."
+    ),
+]
 FixedOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -147,6 +153,7 @@ class PackingOptions:
     diameters: DiametersOption = None
     dim: DimOption = None
     atom_style: AtomStyleOption = None
+    repeat: RepeatOption = None
     fixed: FixedOption = None
 
     def configure(self) -> None:
@@ -154,7 +161,7 @@ class PackingOptions:
 
     def read(self, path: Path) -> System:
         system = mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim, atom_style=self.atom_style)
-        return self._with_fixed(system)
+        return self._with_fixed(self._repeated(system))
 
     def load(self, path: Path) -> tuple[Potential, System]:
         """The potential, with the bonds and angles of the file, and the system."""
@@ -166,10 +173,21 @@ class PackingOptions:
         given = {name: value for name, value in self._settings().items() if _is_of_bonds(name)}
         if topology is None and (given or potential is None):
             raise InvalidInput(f"{path} has no bonds or angles; mdsens reads those of LAMMPS data files")
+        if topology is not None and self.repeat is not None:
+            raise InvalidInput(f"--repeat repeats particles alone, and {path} has bonds or angles")
         parts = [] if topology is None else mdsens.potentials.bonded(topology, given)
         whole = sum(parts, potential or 0)
         assert isinstance(whole, mdsens.potentials.Potential)
-        return whole, self._with_fixed(system)
+        return whole, self._with_fixed(self._repeated(system))
+
+    def _repeated(self, system: System) -> System:
+        if self.repeat is None:
+            return system
+        try:
+            times = [int(part) for part in self.repeat.split(",")]
+        except ValueError:
+            raise InvalidInput(f"--repeat takes whole numbers separated by commas, not {self.repeat!r}") from None
+        return system.repeat(*times)
 
     def _with_fixed(self, system: System) -> System:
         from ..io.selection import with_fixed

@@ -19,9 +19,13 @@ from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cells import WORD, sort_into_cells
 from .lists import COMPARE_ALL_UP_TO, AllPairs, NeighborList, Neighbors, PairFinder, coarse, finite_reach, is_sorted
+from .repeated import repeats
 
 ALL_PAIRS_UP_TO = 32
 """Particles up to which comparing all pairs at every step is as fast as a list."""
+
+MOST_REPEATED = 1_000_000
+"""Particles in a cell repeated to find pairs with images: more would take a minute and a gigabyte."""
 
 MOST_ENLARGEMENTS = 8
 """After so many a list that still overflows is given up: each one has room for a quarter more than was needed."""
@@ -105,26 +109,34 @@ def automatic(
 
 def fitting(finder: PairFinder, potential: Potential, system: System, surveyed: Survey) -> PairFinder:
     """A finder that counts all pairs in this cell: all pairs where it is too narrow for a list with a skin or the
-    potential has no end, all pairs of images where it is too narrow for nearest images.
+    potential has no end; where it is too narrow for nearest images, all pairs of images, or in large systems and still
+    narrower cells a list of the cell repeated.
 
-    **Raises** `InvalidInput` where the cell is too narrow even for these.
+    **Raises** `InvalidInput` where nearest images are all that a potential meets, and the cell is too narrow for these.
     """
     reach, height = float(surveyed.finite_reach), float(surveyed.smallest_height)
 
     def fits(finder: PairFinder) -> bool:
         return not height < finder.least_height(reach, potential.has_terms)
 
+    wanted = finder
     if isinstance(finder, NeighborList) and (math.isinf(float(surveyed.reach)) or not fits(finder)):
         finder = AllPairs()
-    if potential.has_terms and not fits(finder):
-        finder = AllPairs(images=True)
-    if not fits(finder):
-        least = "two thirds of" if potential.has_terms else "twice"
-        raise InvalidInput(
-            f"the cell is too small for the cutoff: its smallest height is {height:.6g}, and it must be at least "
-            f"{least} the cutoff {reach:.6g}; repeat the cell (system.repeat(2))"
-        )
-    return finder
+    if fits(finder):
+        return finder
+    if potential.has_terms and system.n <= ALL_PAIRS_UP_TO and fits(AllPairs(images=True)):
+        return AllPairs(images=True)
+    crowded = potential.contact and not fits(AllPairs(images=True))  # particles would touch their own images
+    if potential.has_terms and potential.listed and not crowded:
+        list_ = wanted if isinstance(wanted, NeighborList) else NeighborList()
+        times = repeats(np.asarray(system.heights), list_.least_height(reach, True))
+        if system.n * math.prod(times) <= MOST_REPEATED:
+            return dataclasses.replace(list_, repeat=times)
+    least = "two thirds of" if potential.contact and potential.has_terms else "twice"
+    raise InvalidInput(
+        f"the cell is too small for the cutoff: its smallest height is {height:.6g}, and it must be at least {least} "
+        f"the cutoff {reach:.6g}; repeat the cell (system.repeat(2), --repeat 2)"
+    )
 
 
 @eqx.filter_jit

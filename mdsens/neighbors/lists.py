@@ -24,6 +24,7 @@ from ..runtime.settings import Settings, number
 from ..runtime.tracing import is_concrete
 from ..system import System
 from .cells import close_candidates, rows_of, sort_into_cells, unpack
+from .repeated import fold
 
 COMPARE_ALL_UP_TO = 300
 """Particles up to which a list is made by comparing all pairs: nearly as fast as by cells, and compiled in a third of
@@ -68,6 +69,7 @@ class AllPairs(Settings):
             finder=self,
             found=jnp.asarray(i.size, jnp.int32),
             longest_row=jnp.asarray(system.n, jnp.int32),
+            from_nearest=shift is not None,
         )
 
     def enlarged(self, neighbors: Neighbors) -> AllPairs:
@@ -92,11 +94,15 @@ class NeighborList(Settings):
     - `skin`: as a fraction of the longest cutoff. The list serves until a particle has moved half of it.
     - `pairs_per_particle`: the capacity; each pair counts once.
     - `per_row`: the capacity for candidates in three cells side by side.
+    - `repeat`: how often the cell is repeated along each of its vectors to find pairs with more than nearest images, in
+      a cell narrower than two cutoffs and skins; None where it need not be. Outside `jit` this is chosen where the cell
+      needs it.
     """
 
     skin: Float[Array, ""] = number(0.25)
     pairs_per_particle: float = eqx.field(default=8.0, static=True)
     per_row: int = eqx.field(default=24, static=True)
+    repeat: tuple[int, ...] | None = eqx.field(default=None, static=True)
 
     def __check_init__(self) -> None:
         skin = float(self.skin) if is_concrete(self.skin) else 1.0
@@ -106,6 +112,8 @@ class NeighborList(Settings):
     def build(self, potential: Potential, system: System) -> Neighbors:
         if not potential.listed:
             return AllPairs().build(potential, system)
+        if self.repeat is not None:
+            return self._by_repeating(potential, system, self.repeat)
         system, reach = jax.lax.stop_gradient((system, potential.reach(system)))
         skin = self.skin.astype(reach.dtype) * reach
         if system.n <= COMPARE_ALL_UP_TO:
@@ -127,19 +135,33 @@ class NeighborList(Settings):
             longest_row=jnp.max(rows.length),
         )
 
+    def _by_repeating(self, potential: Potential, system: System, times: tuple[int, ...]) -> Neighbors:
+        """The list in the cell repeated, folded back."""
+        system = jax.lax.stop_gradient(system)
+        repeated = system.repeat(*times)
+        whole = dataclasses.replace(self, repeat=None).build(potential, repeated)
+        i, j, shift, counts = fold(whole, repeated, system.n, times)
+        capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
+        chosen, found = _chosen(counts, capacity)
+        needed = -(-whole.found // math.prod(times))  # more than the capacity where the whole list overflows
+        return dataclasses.replace(
+            whole,
+            i=i[chosen],
+            j=j[chosen],
+            valid=jnp.arange(capacity) < found,
+            shift=shift[chosen],
+            reference=system.positions,
+            finder=self,
+            found=jnp.maximum(found, needed),
+        )
+
     def _by_comparing_all(self, potential: Potential, system: System, skin: Float[Array, ""]) -> Neighbors:
         """The list from the distances of all pairs, without cells."""
         i, j = (jnp.asarray(k, jnp.int32) for k in np.triu_indices(system.n, 1))
         separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.box)
         close = sum(part**2 for part in separation) < (potential.cutoffs(system, i, j) + skin) ** 2
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
-        place = jnp.cumsum(close, dtype=jnp.int32) - 1
-        chosen = (
-            jnp.zeros(capacity, jnp.int32)
-            .at[jnp.where(close, place, capacity)]
-            .set(jnp.arange(i.size, dtype=jnp.int32), mode="drop")
-        )
-        found = jnp.sum(close, dtype=jnp.int32)
+        chosen, found = _chosen(close, capacity)
         return Neighbors(
             i=i[chosen],
             j=j[chosen],
@@ -172,6 +194,17 @@ class NeighborList(Settings):
 
 
 PairFinder = AllPairs | NeighborList
+
+
+def _chosen(flags: Bool[Array, " p"], capacity: int) -> tuple[Int[Array, " c"], Int[Array, ""]]:
+    """The places of those that are True, up to the capacity, and how many there are."""
+    place = jnp.cumsum(flags, dtype=jnp.int32) - 1
+    chosen = (
+        jnp.zeros(capacity, jnp.int32)
+        .at[jnp.where(flags, place, capacity)]
+        .set(jnp.arange(flags.size, dtype=jnp.int32), mode="drop")
+    )
+    return chosen, jnp.sum(flags, dtype=jnp.int32)
 
 
 class Neighbors(PairList):
@@ -235,7 +268,8 @@ def _fits(finder: PairFinder, potential: Potential, system: System) -> Bool[Arra
     reach = finite_reach(potential, system)
     if system.box is None:
         return ~jnp.isnan(reach)
-    return jnp.min(system.heights) >= finder.least_height(reach, potential.has_terms)
+    times = finder.repeat if isinstance(finder, NeighborList) and finder.repeat is not None else (1,) * system.dim
+    return jnp.min(system.heights * jnp.asarray(times)) >= finder.least_height(reach, potential.has_terms)
 
 
 def finite_reach(potential: Potential, system: System) -> Float[Array, ""]:

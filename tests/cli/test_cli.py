@@ -205,3 +205,12 @@ def test_a_packing_that_is_no_minimum_at_rest_has_a_certificate_and_exit_code_1(
     mdsens.write(tmp_path / "saddle.extxyz", three)
     code, out, err = call("certify", tmp_path / "saddle.extxyz")
     assert code == 1 and "saddle" in out and "saddle" in err
+
+
+def test_a_cell_is_repeated_before_it_is_relaxed(packing):
+    for option, n in (("2,1", 64), ("2", 128)):
+        code, out, err = call("properties", packing, "--json", "--repeat", option)
+        assert code == 0 and json.loads(out)["n"] == n, err
+    for option, why in (("two", "--repeat takes whole numbers"), ("0", "repeat takes one positive integer or 2")):
+        code, _, err = call("properties", packing, "--repeat", option)
+        assert code == 2 and why in err
