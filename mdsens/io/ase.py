@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidInput
+from ..geometry import spanned
 from ..system import System
 from .format import Format, check_index
 
@@ -31,14 +32,14 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
 
     **Returns:**
 
-    - The System, with the atomic numbers where there are any. Species are numbered from 0: by the array `species_id`,
-      by `type`, or by atomic number.
+    - The System, with the atomic numbers where there are any, periodic along the same directions (`pbc`). Species are
+      numbered from 0: by the array `species_id`, by `type`, or by atomic number.
 
     **Raises:**
 
-    - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, if
-      there are constraints other than fixed atoms and components, or if a two-dimensional system was asked for and the
-      particles have different z.
+    - `InvalidInput` if there are no particles or no diameters, if a vector along which the cell is periodic is missing,
+      if there are constraints other than fixed atoms and components, or if a two-dimensional system was asked for and
+      the particles have different z.
     """
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
@@ -51,16 +52,18 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
         raise InvalidInput("its particles have different z, so it is not two-dimensional")
     species = _species(atoms)
     periodic = np.asarray(atoms.pbc)[:dim]
-    if periodic.any() and not periodic.all():
-        raise InvalidInput(
-            "it is periodic along some directions only, which mdsens does not offer; set pbc to all true or all false"
-        )
-    cell = np.asarray(atoms.cell)[:dim, :dim] if periodic.all() else None
-    if cell is not None and abs(np.linalg.det(cell)) == 0.0:
+    cell = np.asarray(atoms.cell)[:dim, :dim] if periodic.any() else None
+    if cell is not None and spanned(cell[periodic]) == 0.0:
         raise InvalidInput("it is periodic but has no cell")
-    sizes = _diameters(atoms, diameters, species)
-    fixed = fixed_by(atoms, dim)
-    return System(positions[:, :dim], cell, sizes, species.astype(np.int32), numbers=_elements(atoms), fixed=fixed)
+    return System(
+        positions[:, :dim],
+        cell,
+        _diameters(atoms, diameters, species),
+        species.astype(np.int32),
+        numbers=_elements(atoms),
+        fixed=fixed_by(atoms, dim),
+        periodic=periodic.tolist(),
+    )
 
 
 def fixed_by(atoms: Atoms, dim: int) -> np.ndarray | None:
@@ -131,7 +134,8 @@ def to_ase(system: System) -> Atoms:
 
     - Atoms with the arrays `diameters`, `radius` and `species_id`, and with `FixAtoms` or `FixCartesian` for what is
       fixed; without atomic numbers species k becomes element k + 1. A two-dimensional system is placed at z = 0, in a
-      cell as high as the largest diameter.
+      cell as high as the largest diameter. A cell that is periodic along some directions only and without a volume is
+      one around all particles along the others.
     """
     from ase import Atoms
 
@@ -139,14 +143,15 @@ def to_ase(system: System) -> Atoms:
     positions, cell = np.zeros((n, 3)), np.zeros((3, 3))
     positions[:, :d] = system.positions
     if system.box is not None:
-        cell[:d, :d] = system.box
+        flat = not all(system.periodic) and np.linalg.matrix_rank(np.asarray(system.box)) < d
+        cell[:d, :d] = system.enclosing_box(system.diameters.max())[1] if flat else system.box
     species, diameters = np.asarray(system.species), np.asarray(system.diameters, dtype=float)
     if d == 2:
         cell[2, 2] = diameters.max()
     numbers = _placeholders(species) if system.numbers is None else np.asarray(system.numbers)
     atoms = Atoms(numbers=numbers, positions=positions)
-    atoms.set_cell(cell if system.periodic else None)
-    atoms.set_pbc([system.periodic, system.periodic, system.periodic and d == 3])
+    atoms.set_cell(None if system.box is None else cell)
+    atoms.set_pbc([*system.periodic, *[False] * (3 - d)])
     atoms.set_array("species_id", species.astype(int))
     atoms.set_array("diameters", diameters)
     atoms.set_array("radius", diameters / 2)
@@ -154,6 +159,9 @@ def to_ase(system: System) -> Atoms:
     atoms.set_constraint(constraints_of(system))
     return atoms
 
+
+KEEP_PERIODIC = ("extxyz", "traj", "json", "db", "xsf")
+"""ASE's names of the formats that say along which directions a cell is periodic."""
 
 KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
 """ASE's names of the formats that say which particles are fixed."""
@@ -176,7 +184,7 @@ def ase_format(name: str | None) -> Format:
     def write(path: Path, system: System) -> None:
         write_atoms(path, to_ase(system), name)
 
-    return Format(read, write, keeps_fixed=name in KEEP_FIXED)
+    return Format(read, write, keeps_fixed=name in KEEP_FIXED, keeps_periodic=name in KEEP_PERIODIC)
 
 
 def read_text(path: Path) -> str:

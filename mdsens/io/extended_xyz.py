@@ -39,7 +39,7 @@ def write_extended_xyz(path: Path, system: System) -> None:
     header = 'Properties=species:S:1:pos:R:3:species_id:I:1:diameters:R:1:radius:R:1{} dim={} pbc="{}"'.format(
         column, system.dim, " ".join("FT"[int(p)] for p in atoms.pbc)
     )
-    if system.periodic:
+    if system.box is not None:
         lattice = " ".join(repr(float(value)) for value in np.asarray(atoms.cell).ravel())
         header = f'Lattice="{lattice}" {header}'
     rows = [str(system.n), header]
@@ -83,6 +83,8 @@ def _count_frames(path: Path) -> int:
     return max(1, frames)
 
 
-EXTENDED_XYZ = Format(read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"), keeps_fixed=True)
+EXTENDED_XYZ = Format(
+    read_extended_xyz, write_extended_xyz, endings=(".extxyz", ".xyz"), keeps_fixed=True, keeps_periodic=True
+)
 
 XYZ = Format(read_xyz, ase_format("xyz").write)

@@ -63,14 +63,15 @@ def read(
 
     - The System, in the units of the file, with its atomic numbers, and with the atoms and components fixed that the
       file says (`move_mask` of extended XYZ, selective dynamics of POSCAR). Species are numbered from 0: by the column
-      `species_id`, by LAMMPS type, or by atomic number. The cell is periodic along all its vectors or, without one,
-      open.
+      `species_id`, by LAMMPS type, or by atomic number. It is periodic along the vectors that the file says (`pbc` of
+      extended XYZ, `pp pp ff` of LAMMPS dumps), or along all of them where it does not say, as LAMMPS data:
+      `system.replace(periodic=(True, True, False))` then makes a slab of it.
 
     **Raises:**
 
     - `FileNotFoundError` if there is no such file.
-    - `InvalidInput` if the file cannot be read, has no diameters, is periodic along some directions only, or has
-      bonds, constraints other than fixed atoms, or other things that mdsens does not understand.
+    - `InvalidInput` if the file cannot be read, has no diameters, or has bonds, constraints other than fixed atoms, or
+      other things that mdsens does not understand.
     """
     path = Path(path)
     if isinstance(index, bool) or not isinstance(index, int | np.integer):
@@ -102,7 +103,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
 
     Extended XYZ (`.extxyz`, `.xyz`) keeps positions, cell, diameters and species to the last bit; its column `radius`
     makes OVITO draw the particles to scale. LAMMPS data hold no diameters; a two-dimensional cell extends to both sides
-    of z = 0, as LAMMPS requires. All other formats are written by ASE. The file appears only when it is complete.
+    of z = 0, as LAMMPS requires, and one that is not periodic along all directions around all particles along the
+    others. All other formats are written by ASE. The file appears only when it is complete.
 
     **Arguments:**
 
@@ -110,7 +112,7 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     - `system`: a System, or an object with a `.system`.
     - `format`: ASE's name of the format, instead of the ending of the file name.
 
-    **Warns** where the format does not keep which particles are fixed.
+    **Warns** where the format does not keep which particles are fixed, or along which directions the cell is periodic.
 
     **Raises:**
 
@@ -123,6 +125,12 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
         raise InvalidInput(f"{path} cannot be written: mdsens and ASE only read {format}; try .extxyz")
     if content.fixed is not None and not chosen.keeps_fixed:
         warnings.warn(f"the format of {path} does not keep which particles are fixed; .extxyz does", stacklevel=2)
+    if len(set(content.periodic)) > 1 and not chosen.keeps_periodic:
+        warnings.warn(
+            f"the format of {path} does not keep along which directions the cell is periodic, {content.periodic}; "
+            ".extxyz does",
+            stacklevel=2,
+        )
     with replacing(path) as unfinished:
         try:
             chosen.write(unfinished, content)

@@ -26,6 +26,7 @@ class Format:
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
       None for a format that is recognized only by its ending or by its name.
     - `keeps_fixed` (bool): whether it says which particles are fixed.
+    - `keeps_periodic` (bool): whether it says along which directions the cell is periodic.
     - `options`: further arguments of `read`, by name.
     """
 
@@ -34,6 +35,7 @@ class Format:
     endings: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
     keeps_fixed: bool = False
+    keeps_periodic: bool = False
     options: tuple[str, ...] = ()
 
 

@@ -57,7 +57,7 @@ class AllPairs(Settings):
         if not potential.needs_pairs:
             i = j = np.zeros(1, np.int32)
         elif self.images and system.box is not None:
-            i, j, shift = _with_images(i, j, system.n, system.dim)
+            i, j, shift = _with_images(i, j, system.n, sum(system.periodic))
         return Neighbors(
             i=jnp.asarray(i),
             j=jnp.asarray(j),
@@ -130,7 +130,7 @@ class NeighborList(Settings):
     def _by_comparing_all(self, potential: Potential, system: System, skin: Float[Array, ""]) -> Neighbors:
         """The list from the distances of all pairs, without cells."""
         i, j = (jnp.asarray(k, jnp.int32) for k in np.triu_indices(system.n, 1))
-        separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.box)
+        separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.lattice)
         close = sum(part**2 for part in separation) < (potential.cutoffs(system, i, j) + skin) ** 2
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
         place = jnp.cumsum(close, dtype=jnp.int32) - 1
@@ -220,9 +220,9 @@ def coarse(needed: float) -> float:
     return 2.0 ** (math.ceil(8 * math.log2(needed)) / 8)
 
 
-def _with_images(i: np.ndarray, j: np.ndarray, n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs with the shifts to the 3^d nearest images, and every particle with half of its own."""
-    around = np.array(list(itertools.product((-1, 0, 1), repeat=d)), dtype=np.int32)
+def _with_images(i: np.ndarray, j: np.ndarray, n: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs with the shifts to the 3^k nearest images along k vectors, and every particle with half of its own."""
+    around = np.array(list(itertools.product((-1, 0, 1), repeat=k)), dtype=np.int32)
     own = around[len(around) // 2 + 1 :]
     alone = np.arange(n, dtype=np.int32)
     first = np.concatenate([np.repeat(i, len(around)), np.repeat(alone, len(own))])
