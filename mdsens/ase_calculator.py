@@ -156,8 +156,10 @@ def _dense_hessian(here: Configuration) -> Float[Array, "n d n d"]:
 
 def _stress(here: Configuration, atoms: Atoms) -> np.ndarray:
     """∂E/∂ε over ASE's volume, tension positive; of a system in two dimensions without components along z."""
-    if not here.system.periodic:
+    if not any(here.system.periodic):
         raise PropertyNotImplementedError("atoms in open boundaries have no stress")
+    if atoms.cell.rank < 3:
+        raise PropertyNotImplementedError("a cell without a volume has no stress: give it a third vector")
     d, stress = here.system.dim, np.zeros((3, 3))
     stress[:d, :d] = np.asarray(_strain_gradient(here)) / atoms.get_volume()
     return np.array([stress[place] for place in VOIGT])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .errors import InvalidInput
 from .extras import Extras
-from .geometry import reciprocal
+from .geometry import carried, enclosing_box, reciprocal
 from .runtime.tracing import as_array, is_concrete
 
 OF_AN_EQUILIBRIUM = (
@@ -48,6 +49,9 @@ class System(eqx.Module):
     - `numbers` (int [n]): atomic numbers, for files and pictures; None for particles that are no atoms.
     - `fixed` (bool [n], or [n, d] by component): the degrees of freedom that do not relax, and whose positions are
       parameters; None where all do.
+    - `periodic` (d of bool, as `pbc` in ASE): the lattice vectors along which the cell is periodic; all of them if
+      None. (True, True, False) is a slab, (True, False) a channel in two dimensions. The other vectors of `box` are
+      kept for files and have no influence on anything, nor a derivative. Without any the box is None.
     - `extras`: what else a file says of the particles, which `mdsens.write` writes again; None without a file.
 
     **Raises:**
@@ -61,6 +65,7 @@ class System(eqx.Module):
     species: Int[Array, " n"]
     numbers: Int[Array, " n"] | None
     fixed: Bool[Array, "n *d"] | None
+    periodic: tuple[bool, ...] = eqx.field(static=True)
     extras: Extras | None
 
     def __init__(
@@ -71,6 +76,7 @@ class System(eqx.Module):
         species: ArrayLike = 0,
         numbers: ArrayLike | None = None,
         fixed: ArrayLike | None = None,
+        periodic: Sequence[bool] | None = None,
         extras: Extras | None = None,
     ) -> None:
         x = _numbers("positions", positions)
@@ -81,7 +87,8 @@ class System(eqx.Module):
         floats = [a.dtype for a in (x, lengths) if jnp.issubdtype(a.dtype, jnp.inexact)]
         dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
         self.positions = x.astype(dtype)
-        self.box = None if box is None else _cell(_numbers("box", box).astype(dtype), d)
+        self.periodic = _directions(periodic, box, d)
+        self.box = None if box is None or not any(self.periodic) else _cell(_numbers("box", box).astype(dtype), d)
         self.diameters = _per_particle("diameters", lengths.astype(dtype), n)
         self.species = _integers("species", species, n)
         self.numbers = None if numbers is None else _integers("numbers", numbers, n)
@@ -97,8 +104,12 @@ class System(eqx.Module):
         unknown = set(changes) - set(fields)
         if unknown:
             raise InvalidInput(f"a System has no {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
+        if (self.box is None) != (changes.get("box", self.box) is None):
+            fields["periodic"] = None  # along all vectors of a new box, along none without one
         if self.positions.ndim > 2:
-            names = list(changes)
+            if changes.get("periodic", fields["periodic"]) != self.periodic:
+                raise InvalidInput("a batch stays periodic along the same directions: change its members first")
+            names = [name for name in changes if name != "periodic"]
             place = lambda system: [getattr(system, name) for name in names]  # noqa: E731
             return eqx.tree_at(place, self, [changes[name] for name in names], is_leaf=lambda leaf: leaf is None)
         return System(**(fields | changes))
@@ -123,25 +134,33 @@ class System(eqx.Module):
         )
 
     def deform(self, box: Float[Array, "d d"]) -> System:
-        """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'."""
+        """A copy in another cell, every particle following it affinely: x' = x box⁻¹ box'.
+
+        Normal to the lattice vectors along which the cell is periodic the particles stay where they are.
+        """
         if self.box is None:
             raise InvalidInput("a system with open boundaries has no box to deform")
-        cell = _cell(jnp.asarray(box, dtype=self.positions.dtype), self.dim)
-        return self.replace(box=cell, positions=self.positions @ reciprocal(self.box) @ cell)
+        moved = self.replace(box=_cell(jnp.asarray(box, dtype=self.positions.dtype), self.dim))
+        assert self.lattice is not None and moved.lattice is not None
+        return moved.replace(positions=carried(self.positions, self.lattice, moved.lattice))
 
     def repeat(self, *times: int) -> System:
-        """The same cell side by side, `times` along each lattice vector (one number: along all of them).
+        """The same cell side by side, `times` along each lattice vector (one number: along all periodic ones).
 
         Particle k of the copy number c is particle n c + k; copies are counted along the last vector first.
 
-        **Raises** `InvalidInput` with open boundaries, and for numbers that are not positive.
+        **Raises** `InvalidInput` with open boundaries, and for numbers that are not positive, or not 1 where the cell
+        is not periodic.
         """
-        counts = times * self.dim if len(times) == 1 else times
-        if self.box is None:
+        if self.box is None or self.lattice is None:
             raise InvalidInput("a system with open boundaries has no cell to repeat")
+        counts = times if len(times) != 1 else tuple(times[0] if along else 1 for along in self.periodic)
         if len(counts) != self.dim or not all(isinstance(m, int | np.integer) and m >= 1 for m in counts):
             raise InvalidInput(f"repeat takes one positive integer or {self.dim} of them, not {times}")
-        shifts = jnp.asarray(np.indices(counts).reshape(self.dim, -1).T, self.positions.dtype) @ self.box
+        if any(m > 1 and not along for m, along in zip(counts, self.periodic, strict=True)):
+            raise InvalidInput(f"a cell is repeated along its periodic vectors, {self.periodic}, alone, not {times}")
+        places = np.indices([m for m, along in zip(counts, self.periodic, strict=True) if along])
+        shifts = jnp.asarray(places.reshape(len(places), -1).T, self.positions.dtype) @ self.lattice
         return System(
             (shifts[:, None] + self.positions).reshape(-1, self.dim),
             self.box * jnp.asarray(counts, self.box.dtype)[:, None],
@@ -149,7 +168,8 @@ class System(eqx.Module):
             jnp.tile(self.species, len(shifts)),
             None if self.numbers is None else jnp.tile(self.numbers, len(shifts)),
             None if self.fixed is None else jnp.concatenate([self.fixed] * len(shifts)),
-            None if self.extras is None else self.extras.taken(np.tile(np.arange(self.n), len(shifts))),
+            periodic=self.periodic,
+            extras=None if self.extras is None else self.extras.taken(np.tile(np.arange(self.n), len(shifts))),
         )
 
     @property
@@ -161,8 +181,17 @@ class System(eqx.Module):
         return self.positions.shape[1]
 
     @property
-    def periodic(self) -> bool:
-        return self.box is not None
+    def lattice(self) -> Float[Array, "k d"] | None:
+        """The lattice vectors along which the cell is periodic; None with open boundaries."""
+        if self.box is None or all(self.periodic):
+            return self.box
+        return jnp.stack([self.box[..., k, :] for k, along in enumerate(self.periodic) if along], axis=-2)
+
+    def require_cell(self, missing: str) -> None:
+        """**Raises** `InvalidInput` for a system that has no such thing, since it is open along some direction."""
+        if not all(self.periodic):
+            kind = "periodic along some directions only" if any(self.periodic) else "with open boundaries"
+            raise InvalidInput(f"a system {kind} has no {missing}")
 
     @property
     def movable(self) -> Bool[Array, "n d"] | None:
@@ -182,16 +211,27 @@ class System(eqx.Module):
     @property
     def volume(self) -> Float[Array, ""]:
         """Area (2D) or volume (3D) of the cell."""
-        if self.box is None:
-            raise InvalidInput("a system with open boundaries has no volume")
+        self.require_cell("volume")
+        assert self.box is not None
         return jnp.abs(jnp.linalg.det(self.box))
 
     @property
-    def heights(self) -> Float[Array, " d"]:
-        """Distance between opposite faces of the cell."""
-        if self.box is None:
+    def heights(self) -> Float[Array, " k"]:
+        """Distances between opposite faces of the cell, along which it is periodic."""
+        if self.lattice is None:
             raise InvalidInput("a system with open boundaries has no faces")
-        return 1.0 / jnp.linalg.norm(reciprocal(self.box), axis=0)
+        return 1.0 / jnp.linalg.norm(reciprocal(self.lattice), axis=0)
+
+    def enclosing_box(self, margin: ArrayLike = 0.0) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        """A corner and the vectors of a box around all particles: the cell, where it is periodic along all directions.
+
+        Along the others its vectors are normal to all other vectors, and as long as the positions extend that way, with
+        half of the margin on each side.
+        """
+        assert self.box is not None and self.lattice is not None
+        if all(self.periodic):
+            return jnp.zeros_like(self.box[0]), self.box
+        return enclosing_box(self.positions, self.lattice, self.periodic, jnp.asarray(margin, self.box.dtype))
 
     @property
     def packing_fraction(self) -> Float[Array, ""]:
@@ -201,10 +241,10 @@ class System(eqx.Module):
 
     def wrapped(self) -> Float[Array, "n d"]:
         """The positions moved into the cell, for drawing and for files."""
-        if self.box is None:
+        if self.lattice is None:
             return self.positions
-        fractions = self.positions @ reciprocal(self.box)
-        return self.positions - jnp.floor(fractions) @ self.box
+        fractions = self.positions @ reciprocal(self.lattice)
+        return self.positions - jnp.floor(fractions) @ self.lattice
 
 
 def _numbers(name: str, value: Any) -> Array:
@@ -232,6 +272,17 @@ def _flags(name: str, value: ArrayLike, shape: tuple[int, int]) -> Array:
             f"{flags.dtype} {list(flags.shape)}"
         )
     return flags
+
+
+def _directions(periodic: Sequence[bool] | None, box: Any, d: int) -> tuple[bool, ...]:
+    if periodic is None:
+        return (box is not None,) * d
+    along = tuple(np.asarray(periodic).tolist()) if np.shape(periodic) == (d,) else ()
+    if not along or not all(isinstance(each, bool) for each in along):
+        raise InvalidInput(f"periodic must be True or False for each of {d} lattice vectors, not {periodic!r}")
+    if any(along) and box is None:
+        raise InvalidInput("a system is periodic along lattice vectors: give its box, too")
+    return along
 
 
 def _cell(box: Array, d: int) -> Array:

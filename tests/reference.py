@@ -1,6 +1,7 @@
 """Equilibria of pair potentials and their response in plain NumPy: what mdsens is checked against.
 
-Nothing here comes from mdsens or JAX. σ = (D_i + D_j)/2 unless a matrix [n, n] is given, and φ(r) = g(r/σ). Parameters
+Nothing here comes from mdsens or JAX. The box [k, d] holds the lattice vectors along which a cell is periodic.
+σ = (D_i + D_j)/2 unless a matrix [n, n] is given, and φ(r) = g(r/σ). Parameters
 are numbers, or matrices [n, n] with one number for each pair of particles. All periodic images count.
 """
 
@@ -41,11 +42,12 @@ class PairReference:
         separation = self.x[j] - self.x[i]
         if self.box is None:
             return i, j, separation, None
-        separation -= np.round(separation @ np.linalg.inv(self.box)) @ self.box
-        heights = 1 / np.linalg.norm(np.linalg.inv(self.box), axis=0)
+        inverse = np.linalg.pinv(self.box)
+        separation -= np.round(separation @ inverse) @ self.box
+        heights = 1 / np.linalg.norm(inverse, axis=0)
         if heights.min() >= 2 * self.reach * self.diameters.max():
             return i, j, separation, None
-        around = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=self.d)))
+        around = np.array(list(itertools.product((-2, -1, 0, 1, 2), repeat=len(self.box))))
         own = around[len(around) // 2 + 1 :]
         alone = np.arange(self.n)
         separation = np.concatenate(

@@ -43,9 +43,9 @@ def pairs_within(system, reach_of):
     i, j = np.triu_indices(system.n, 1)
     separation = x[j] - x[i]
     if system.box is not None:
-        box = np.asarray(system.box)
-        separation -= np.round(separation @ np.linalg.inv(box)) @ box
-        shifts = np.stack(np.meshgrid(*[np.arange(-1, 2)] * system.dim), -1).reshape(-1, system.dim) @ box
+        box = np.asarray(system.box)[list(system.periodic)]
+        separation -= np.round(separation @ np.linalg.pinv(box)) @ box
+        shifts = np.stack(np.meshgrid(*[np.arange(-1, 2)] * len(box)), -1).reshape(-1, len(box)) @ box
     else:
         shifts = np.zeros((1, system.dim))
     distance = np.linalg.norm(separation[:, None] + shifts, axis=-1).min(axis=1)

@@ -165,7 +165,40 @@ def test_what_makes_no_sense_is_refused():
     atoms = with_calculator(jammed(n=32).system.replace(positions=jammed(n=32).positions.at[0].set(jnp.nan)))
     with pytest.raises(mdsens.InvalidInput, match="not finite"):
         atoms.get_forces()
-    slab = ase.Atoms("Cu2", [[0, 0, 0], [1, 0, 1]], cell=[3, 3, 3], pbc=[True, False, False])
-    slab.calc = mdsens.calculator(SPHERES, diameters=1.0)
-    with pytest.raises(mdsens.InvalidInput, match="some directions only"):
-        slab.get_forces()
+
+
+class SmoothlyCut(mdsens.PairPotential):
+    """The Lennard-Jones potential as ASE brings it to zero, by a cubic polynomial of r²."""
+
+    onset: float = 1.5
+    end: float = 2.1
+
+    def pair_energy(self, r, sigma):
+        a, b = self.end**2, self.onset**2
+        switch = (a - r**2) ** 2 * (a + 2.0 * r**2 - 3.0 * b) / (a - b) ** 3
+        return 4.0 * (r**-12.0 - r**-6.0) * jnp.where(r**2 < b, 1.0, switch)
+
+    def cutoff(self, sigma):
+        return self.end * sigma
+
+
+@pytest.mark.parametrize("pbc", [[True, True, False], [True, False, True], [False, True, False]])
+def test_a_slab_has_the_forces_and_the_stress_of_a_calculator_of_ase(pbc):
+    """Which has a neighbor list of its own; the stress is that per volume of the cell, air included."""
+    from ase.calculators.lj import LennardJones
+
+    rng = np.random.default_rng(3)
+    x = np.stack(np.meshgrid(*[np.arange(4)] * 3), -1).reshape(-1, 3) * 1.1 + rng.normal(0, 0.03, (64, 3))
+    x += rng.integers(-1, 2, (64, 3)) * np.array(pbc) * 4.4
+    slab = ase.Atoms("Ar64", x, cell=4.4 * np.eye(3), pbc=pbc)
+    found = []
+    for calc in (LennardJones(rc=2.1, ro=1.5, smooth=True), mdsens.calculator(SmoothlyCut(), diameters=1.0)):
+        slab.calc = calc
+        found.append((slab.get_forces(), slab.get_stress()))
+    (forces, stress), (ours, our_stress) = found
+    np.testing.assert_allclose(ours, forces, atol=1e-9)
+    np.testing.assert_allclose(our_stress, stress, atol=1e-9)
+    slab.set_cell(np.where(np.array(pbc)[:, None], slab.cell, 0.0))
+    np.testing.assert_allclose(slab.get_forces(), ours, atol=1e-12)
+    with pytest.raises(PropertyNotImplementedError, match="without a volume"):
+        slab.get_stress()

@@ -35,6 +35,93 @@ def test_minimum_image_is_the_nearest_of_all_images_within_half_the_smallest_hei
     assert found > 50
 
 
+OBLIQUE_SLAB = mdsens.System(
+    np.random.default_rng(0).uniform(-9, 9, (40, 3)),
+    TRICLINIC,
+    1.0,
+    periodic=(True, False, True),
+    fixed=np.arange(40) < 3,
+)
+
+
+def test_the_pseudo_inverse_of_lattice_vectors_is_in_closed_form():
+    for lattice in (TRICLINIC[:1], TRICLINIC[1:], TRICLINIC[:1, :2], TRICLINIC[1:2] + 0.3):
+        np.testing.assert_allclose(reciprocal(jnp.asarray(lattice)), np.linalg.pinv(lattice), atol=1e-14)
+
+
+def test_images_of_a_slab_are_those_along_its_periodic_vectors():
+    lattice = TRICLINIC[[0, 2]]
+    heights = 1 / np.linalg.norm(np.linalg.pinv(lattice), axis=0)
+    np.testing.assert_allclose(OBLIQUE_SLAB.heights, heights, rtol=1e-13)
+    images, found = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 2), -1).reshape(-1, 2) @ lattice, 0
+    for separation in np.random.default_rng(1).uniform(-6, 6, size=(300, 3)):
+        nearest = min(separation + images, key=np.linalg.norm)
+        across = nearest - nearest @ np.linalg.pinv(lattice) @ lattice
+        if np.linalg.norm(nearest - across) < 0.5 * heights.min():  # however far apart across the slab
+            found += 1
+            np.testing.assert_allclose(
+                minimum_image(jnp.asarray(separation), OBLIQUE_SLAB.lattice), nearest, atol=1e-12
+            )
+    assert found > 50
+    moved = OBLIQUE_SLAB.wrapped() - OBLIQUE_SLAB.positions
+    steps = np.asarray(moved) @ np.linalg.pinv(lattice)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-12)
+    np.testing.assert_allclose(moved, np.round(steps) @ lattice, atol=1e-12)
+    fractions = np.asarray(OBLIQUE_SLAB.wrapped()) @ np.linalg.pinv(lattice)
+    assert fractions.min() > -1e-12 and fractions.max() < 1 + 1e-12 and np.abs(steps).max() >= 2
+
+
+def test_a_slab_deforms_in_its_plane_and_repeats_along_its_vectors():
+    lattice, normal = TRICLINIC[[0, 2]], np.cross(TRICLINIC[0], TRICLINIC[2])
+    wider = OBLIQUE_SLAB.deform(OBLIQUE_SLAB.box * jnp.array([[2.0], [7.0], [1.5]]))
+    before, after = (np.asarray(each.positions) for each in (OBLIQUE_SLAB, wider))
+    np.testing.assert_allclose(after @ normal, before @ normal, rtol=1e-12)
+    old, new = before @ np.linalg.pinv(lattice), after @ np.linalg.pinv(lattice * [[2.0], [1.5]])
+    np.testing.assert_allclose(new, old, atol=1e-12)
+    large = OBLIQUE_SLAB.repeat(2)
+    assert large.n == 160 and large.periodic == (True, False, True) and large.fixed.sum() == 12
+    np.testing.assert_allclose(large.box, TRICLINIC * [[2.0], [1.0], [2.0]])
+    np.testing.assert_array_equal(large.positions, OBLIQUE_SLAB.repeat(2, 1, 2).positions)
+    with pytest.raises(mdsens.InvalidInput, match="along its periodic vectors"):
+        OBLIQUE_SLAB.repeat(1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "periodic", [(True, False, True), (False, False, True), (True, True, False), (False, True, False)]
+)
+def test_a_box_around_a_slab_holds_every_particle_and_is_right_handed(periodic):
+    for box in (TRICLINIC, -TRICLINIC, np.roll(TRICLINIC, 1, axis=0)):
+        slab = OBLIQUE_SLAB.replace(box=box, periodic=periodic)
+        corner, around = (np.asarray(each) for each in slab.enclosing_box(0.5))
+        assert np.linalg.det(around) > 0.0
+        np.testing.assert_array_equal(around[list(periodic)], slab.lattice)
+        for k in np.flatnonzero(~np.array(periodic)):
+            np.testing.assert_allclose(np.delete(around, k, axis=0) @ around[k], 0.0, atol=1e-12)
+            heights = (np.asarray(slab.positions) - corner) @ around[k] / np.linalg.norm(around[k])
+            np.testing.assert_allclose([heights.min(), heights.max()], [0.25, np.linalg.norm(around[k]) - 0.25])
+
+
+def test_a_system_is_periodic_along_the_vectors_of_its_box_unless_it_is_said_otherwise():
+    x = np.zeros((2, 3))
+    assert mdsens.System(x).periodic == (False,) * 3 and mdsens.System(x, 2.0).periodic == (True,) * 3
+    slab = mdsens.System(x, 2.0, periodic=[True, True, False])
+    assert slab.replace(positions=x + 1.0).periodic == slab.repeat(1).periodic == (True, True, False)
+    assert (
+        slab.replace(box=None).periodic == (False,) * 3
+        and slab.replace(box=None).replace(box=3.0).periodic == (True,) * 3
+    )
+    assert slab.replace(periodic=(False,) * 3).box is None
+    batch = jax.tree.map(lambda *a: jnp.stack(a), slab, slab)
+    assert batch.replace(box=2.0 * batch.box).lattice.shape == (2, 2, 3)
+    with pytest.raises(mdsens.InvalidInput, match="change its members first"):
+        batch.replace(periodic=(True, False, False))
+    for given in ((True, False), True, (1, 0, 1), "TTF"):
+        with pytest.raises(mdsens.InvalidInput, match="for each of 3 lattice vectors"):
+            mdsens.System(x, 2.0, periodic=given)
+    with pytest.raises(mdsens.InvalidInput, match="give its box"):
+        mdsens.System(x, periodic=(True, False, False))
+
+
 def test_deform_carries_the_particles_along():
     system = mdsens.random_packing(16, 3, seed=1)
     larger = system.deform(2.0 * system.box)

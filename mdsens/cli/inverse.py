@@ -127,7 +127,7 @@ def design(
     check_folder(output)
     goals, bounds = _goals(target), ranges_by_name(bound)
     potential, system = options.load(input)
-    if not system.periodic:
+    if not all(system.periodic):
         raise InvalidInput(f"{input} has open boundaries: it has no moduli or pressure to design")
     equilibrium = options.make_relaxation(pressure=pressure)(potential, system)
     output.mkdir(parents=True, exist_ok=True)

@@ -201,7 +201,7 @@ def _summary(
     return {
         "n": system.n,
         "dim": system.dim,
-        "packing_fraction": float(system.packing_fraction) if system.periodic else None,
+        "packing_fraction": float(system.packing_fraction) if all(system.periodic) else None,
         "wrt": response.wrt,
         "value": response.value.tolist(),
         **facts,
@@ -236,6 +236,8 @@ def _write_arrays(path: Path, equilibrium: Equilibrium, response: Sensitivity) -
     }
     if system.box is not None:
         arrays["box"] = (system.box, "length", "lattice vectors in rows [d, d]")
+    if len(set(system.periodic)) > 1:
+        arrays["periodic"] = (system.periodic, "", "along which of the lattice vectors the cell is periodic [d]")
     with h5py.File(path, "w") as file:
         file.attrs["wrt"] = response.wrt
         file.attrs["mdsens"] = mdsens.__version__

@@ -199,7 +199,7 @@ def _displacements(data: Data, equilibrium: Equilibrium, linearization: Lineariz
     resists a translation.
     """
     constrained = linearization.contacts.constrained[:, None]
-    separation = minimum_image(equilibrium.positions - data.system.positions, equilibrium.system.box)
+    separation = minimum_image(equilibrium.positions - data.system.positions, equilibrium.system.lattice)
     moved = jnp.where(constrained, separation, 0.0)
     if equilibrium.system.fixed is not None or equilibrium.potential.tied_to_space:
         return moved
@@ -213,7 +213,7 @@ def _wrong_contacts(data: Data, equilibrium: Equilibrium) -> Float[Array, " c+n"
     potential.require_contacts()
     pairs = equilibrium.configuration.pairs
     assert pairs is not None and data.i is not None and data.j is not None and data.touching is not None
-    separation = minimum_image(system.positions[data.j] - system.positions[data.i], system.box)
+    separation = minimum_image(system.positions[data.j] - system.positions[data.i], system.lattice)
     gap = jnp.linalg.norm(separation, axis=-1) - potential.cutoffs(system, data.i, data.j)
     unwanted = jnp.where(pairs.interacts & ~data.touching[pairs.i, pairs.j], -pairs.gap, 0.0)
     each = jnp.zeros(system.n, unwanted.dtype).at[pairs.i].add(unwanted).at[pairs.j].add(unwanted)

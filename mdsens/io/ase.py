@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..extras import Extras
+from ..geometry import spanned
 from ..system import System, name_particles
 from .format import Format, check_index
 from .words import RESULTS
@@ -42,15 +43,15 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
 
     **Returns:**
 
-    - The System, with the atomic numbers where there are any. Species are numbered from 0: by the array `species_id`,
-      by `type`, or by atomic number. Every other array and entry of `atoms.info` is kept as `System.extras`, but not
-      what a calculator has found, such as forces.
+    - The System, with the atomic numbers where there are any, periodic along the same directions (`pbc`). Species are
+      numbered from 0: by the array `species_id`, by `type`, or by atomic number. Every other array and entry of
+      `atoms.info` is kept as `System.extras`, but not what a calculator has found, such as forces.
 
     **Raises:**
 
-    - `InvalidInput` if there are no particles or no diameters, if the cell is periodic along some directions only, if
-      there are constraints other than fixed atoms and components, or if a two-dimensional system was asked for and the
-      particles have different z.
+    - `InvalidInput` if there are no particles or no diameters, if a vector along which the cell is periodic is missing,
+      if there are constraints other than fixed atoms and components, or if a two-dimensional system was asked for and
+      the particles have different z.
     """
     positions = np.asarray(atoms.positions, dtype=float)
     if len(positions) == 0:
@@ -73,6 +74,7 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
         species.astype(np.int32),
         numbers=_elements(atoms),
         fixed=fixed_by(atoms, dim),
+        periodic=np.asarray(atoms.pbc)[:dim].tolist(),
         extras=_extras(atoms),
     )
 
@@ -80,15 +82,11 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
 def _box(atoms: Atoms, dim: int) -> np.ndarray | None:
     """The lattice vectors in rows; None where nothing is periodic."""
     periodic = np.asarray(atoms.pbc)[:dim]
-    if periodic.any() and not periodic.all():
-        raise InvalidInput(
-            "it is periodic along some directions only, which mdsens does not offer; set pbc to all true or all false"
-        )
-    if not periodic.all():
+    if not periodic.any():
         return None
     cell = np.asarray(atoms.cell)[:dim, :dim]
-    size = float(np.abs(cell).max())
-    if not 0.0 < size < np.inf or abs(np.linalg.det(cell / size)) < 1e-12:
+    size = float(np.abs(cell[periodic]).max())
+    if not 0.0 < size < np.inf or spanned(cell[periodic] / size) < 1e-12:
         raise InvalidInput("it is periodic but has no cell")
     if (far := np.flatnonzero((np.abs(atoms.positions) > FARTHEST * size).any(axis=1))).size:
         raise InvalidInput(f"{name_particles(far)} lie so many cells away that rounding loses the place in the cell")
@@ -191,7 +189,8 @@ def to_ase(system: System) -> Atoms:
 
     - Atoms with the arrays `diameters`, `radius` and `species_id`, with all `System.extras`, and with `FixAtoms` or
       `FixCartesian` for what is fixed; without atomic numbers species k becomes element k + 1. A two-dimensional system
-      is placed at z = 0, in a cell as high as the largest diameter.
+      is placed at z = 0, in a cell as high as the largest diameter. A cell that is periodic along some directions only
+      and without a volume is one around all particles along the others.
     """
     from ase import Atoms
     from ase.io.jsonio import decode
@@ -200,14 +199,15 @@ def to_ase(system: System) -> Atoms:
     positions, cell = np.zeros((n, 3)), np.zeros((3, 3))
     positions[:, :d] = system.positions
     if system.box is not None:
-        cell[:d, :d] = system.box
+        flat = not all(system.periodic) and np.linalg.matrix_rank(np.asarray(system.box)) < d
+        cell[:d, :d] = system.enclosing_box(system.diameters.max())[1] if flat else system.box
     species, diameters = np.asarray(system.species), np.asarray(system.diameters, dtype=float)
     if d == 2:
         cell[2, 2] = diameters.max()
     numbers = _placeholders(species) if system.numbers is None else np.asarray(system.numbers)
     atoms = Atoms(numbers=numbers, positions=positions)
-    atoms.set_cell(cell if system.periodic else None)
-    atoms.set_pbc([system.periodic, system.periodic, system.periodic and d == 3])
+    atoms.set_cell(None if system.box is None else cell)
+    atoms.set_pbc([*system.periodic, *[False] * (3 - d)])
     atoms.set_array("species_id", species.astype(int))
     atoms.set_array("diameters", diameters)
     atoms.set_array("radius", diameters / 2)
@@ -219,6 +219,9 @@ def to_ase(system: System) -> Atoms:
     atoms.set_constraint(constraints_of(system))
     return atoms
 
+
+KEEP_PERIODIC = ("extxyz", "traj", "json", "db", "xsf")
+"""ASE's names of the formats that say along which directions a cell is periodic."""
 
 KEEP_FIXED = ("extxyz", "vasp", "traj", "json", "db")
 """ASE's names of the formats that say which particles are fixed."""
@@ -247,7 +250,14 @@ def ase_format(name: str | None) -> Format:
         write_atoms(path, to_ase(system), name)
 
     keeps = OF_ATOMS if name in KEEP_ARRAYS else ()
-    return Format(read, write, keeps_fixed=name in KEEP_FIXED, keeps=keeps, keeps_entries=name == "traj")
+    return Format(
+        read,
+        write,
+        keeps_fixed=name in KEEP_FIXED,
+        keeps_periodic=name in KEEP_PERIODIC,
+        keeps=keeps,
+        keeps_entries=name == "traj",
+    )
 
 
 def write_atoms(path: Path, atoms: Atoms, name: str | None, **options: Any) -> None:

@@ -191,7 +191,7 @@ def write_extended_xyz(path: Path, system: System) -> None:
         columns["move_mask"] = _move_mask(system)
     pbc = " ".join("FT"[int(p)] for p in atoms.pbc)
     header = f'Properties={":".join(_property(*each) for each in columns.items())} dim={system.dim} pbc="{pbc}"'
-    if system.periodic:
+    if system.box is not None:
         lattice = " ".join(repr(float(value)) for value in np.asarray(atoms.cell).ravel())
         header = f'Lattice="{lattice}" {header}'
     rows = zip(*(_words(values) for values in columns.values()), strict=True)
@@ -251,6 +251,7 @@ EXTENDED_XYZ = Format(
     write_extended_xyz,
     names=("*.extxyz", "*.xyz"),
     keeps_fixed=True,
+    keeps_periodic=True,
     keeps=("*",),
     keeps_entries=True,
 )

@@ -69,14 +69,15 @@ def read(
       file says (`move_mask` of extended XYZ, selective dynamics of POSCAR). Masses, charges and every other array and
       entry of the file are kept as `System.extras`, and `write` writes them again; forces, energies and stresses are
       not, since they are those of the positions in the file. Species are numbered from 0: by the column
-      `species_id`, by LAMMPS type, or by atomic number. The cell is periodic along all its vectors or, without one,
-      open.
+      `species_id`, by LAMMPS type, or by atomic number. It is periodic along the vectors that the file says (`pbc` of
+      extended XYZ, `pp pp ff` of LAMMPS dumps), or along all of them where it does not say, as LAMMPS data:
+      `system.replace(periodic=(True, True, False))` then makes a slab of it.
 
     **Raises:**
 
     - `FileNotFoundError` if there is no such file.
-    - `InvalidInput` if the file cannot be read, has no diameters, is periodic along some directions only, or has
-      bonds, constraints other than fixed atoms, or other things that mdsens does not understand.
+    - `InvalidInput` if the file cannot be read, has no diameters, or has bonds, constraints other than fixed atoms, or
+      other things that mdsens does not understand.
     """
     path = Path(path)
     if isinstance(index, bool) or not isinstance(index, int | np.integer):
@@ -134,7 +135,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
 
     Extended XYZ (`.extxyz`, `.xyz`) keeps positions, cell, diameters and species to the last bit; its column `radius`
     makes OVITO draw the particles to scale. LAMMPS data hold no diameters; a two-dimensional cell extends to both sides
-    of z = 0, as LAMMPS requires. All other formats are written by ASE. The file appears only when it is complete.
+    of z = 0, as LAMMPS requires, and one that is not periodic along all directions around all particles along the
+    others. All other formats are written by ASE. The file appears only when it is complete.
 
     **Arguments:**
 
@@ -142,8 +144,8 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     - `system`: a System, or an object with a `.system`.
     - `format`: ASE's name of the format, instead of the ending of the file name.
 
-    **Warns** where the format does not keep which particles are fixed, or an array or entry of the file that the system
-    is from.
+    **Warns** where the format does not keep which particles are fixed, along which directions the cell is periodic, or
+    an array or entry of the file that the system is from.
 
     **Raises:**
 

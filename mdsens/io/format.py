@@ -28,6 +28,7 @@ class Format:
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
       None for a format that is recognized only by the name of the file or of the format.
     - `keeps_fixed` (bool): whether it says which particles are fixed.
+    - `keeps_periodic` (bool): whether it says along which directions the cell is periodic.
     - `keeps`: the arrays that it can hold besides what a System has fields for, by patterns of their names.
     - `keeps_entries` (bool): whether it can hold entries.
     - `options`: further arguments of `read`, by name.
@@ -38,6 +39,7 @@ class Format:
     names: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
     keeps_fixed: bool = False
+    keeps_periodic: bool = False
     keeps: tuple[str, ...] = ()
     keeps_entries: bool = False
     options: tuple[str, ...] = ()
@@ -49,6 +51,8 @@ class Format:
     def lost(self, system: System) -> list[str]:
         """What a file of this format cannot say of a system."""
         lost = [] if system.fixed is None or self.keeps_fixed else ["which particles are fixed"]
+        if len(set(system.periodic)) > 1 and not self.keeps_periodic:
+            lost.append(f"along which directions the cell is periodic, {system.periodic}")
         if system.extras is not None:
             lost += [name for name, _, _ in system.extras.columns if not _fits(name, self.keeps)]
             lost += [] if self.keeps_entries else json.loads(system.extras.entries())

@@ -251,15 +251,28 @@ def write_data(path: Path, system: System) -> None:
     """Write a data file of `atom_style atomic`, or `charge` where there are charges, which hold no diameters.
 
     Masses are written where particles of one species have the same. A two-dimensional cell extends to both sides of
-    z = 0, as LAMMPS requires.
+    z = 0, as LAMMPS requires, and along directions in which the cell is not periodic it extends around all particles.
     """
+    edges: dict[str, tuple[float, float]] = {}
+    if len(set(system.periodic)) > 1:
+        corner, box = (np.asarray(found) for found in system.enclosing_box(system.diameters.max()))
+        system = system.replace(box=box)
+        for k in np.flatnonzero(~np.array(system.periodic)):
+            length = float(np.linalg.norm(box[k]))
+            low = float(corner @ box[k]) / length
+            edges["xyz"[k]] = low, low + length
     atoms = to_ase(system.replace(numbers=None))  # by species: LAMMPS has types
+    if system.dim == 2:
+        thickness = 0.5 * float(atoms.cell[2, 2])
+        edges["z"] = -thickness, thickness
     style = "charge" if "initial_charges" in atoms.arrays else "atomic"
     write_atoms(path, atoms, "lammps-data", specorder=_symbols_by_species(atoms), atom_style=style)
     text = path.read_text()
     if "masses" in atoms.arrays:
         text = text.replace("\nAtoms #", f"{_masses_by_species(atoms)}\nAtoms #", 1)
-    path.write_text(_centered_in_z(text) if system.dim == 2 else text)
+    for axis, (low, high) in edges.items():
+        text = re.sub(rf"(?m)^.*{axis}lo {axis}hi", f"{low!r} {high!r}  {axis}lo {axis}hi", text)
+    path.write_text(text)
 
 
 def _masses_by_species(atoms: Atoms) -> str:
@@ -381,11 +394,6 @@ def _symbols_by_species(atoms: Atoms) -> list[str]:
     """The chemical symbols in the order of species; by default ASE numbers LAMMPS types alphabetically."""
     first = np.unique(atoms.arrays["species_id"], return_index=True)[1]
     return np.array(atoms.get_chemical_symbols())[first].tolist()
-
-
-def _centered_in_z(data: str) -> str:
-    thickness = 0.5 * float(re.findall(r"(?m)^\s*\S+\s+(\S+)\s+zlo zhi", data)[0])
-    return re.sub(r"(?m)^.*zlo zhi", f"{-thickness} {thickness}  zlo zhi", data)
 
 
 def _is_data(head: bytes) -> bool:

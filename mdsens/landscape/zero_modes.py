@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..geometry import sum_components
 from ..runtime.noise import white_noise
+from ..system import System
 from .configuration import Configuration
 from .hessian import Hessian
 from .thresholds import INDEPENDENT_MOTION, NEGLIGIBLE_ON_FIXED, RIGID_RESISTANCE, WEAK_RESISTANCE
@@ -64,8 +65,8 @@ def _connections(backbone: Configuration) -> tuple[Array, Array, Array] | None:
 
 
 class ZeroModes(eqx.Module):
-    """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries; with fixed
-    degrees of freedom those of them that do not move these.
+    """Rattlers, and the rigid motions of every cluster: translations, and rotations with open boundaries, or about the
+    only direction along which a cell is periodic; with fixed degrees of freedom those of them that do not move these.
 
     `rigid` [m, n, d] holds each motion for all clusters at once, orthonormal within each cluster; a motion that moves
     nothing (a dimer turning about its axis) is zero there. `weakly_held`: whether the energy resists one of these
@@ -139,14 +140,11 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
     members = jnp.maximum(_sum_clusters(present[:, 0], cluster), 1.0)
     translation = present / jnp.sqrt(members)[:, None]
     rigid = [jnp.stack([translation * unit for unit in np.eye(d, dtype=present.dtype)])]
-    if system.box is None:
+    if rotates(system):
         center = jnp.stack(
             [_inner(present * x[:, None], present, cluster) / members for x in system.positions.T], axis=1
         )
-        arm = system.positions - center
-        turns = []
-        for a, b in [(0, 1), (0, 2), (1, 2)][: d * (d - 1) // 2]:
-            turns.append(present * jnp.zeros_like(arm).at[:, a].set(-arm[:, b]).at[:, b].set(arm[:, a]))
+        turns = [present * turn for turn in _turns(system, system.positions - center)]
         rigid.append(_orthonormal(turns, list(rigid[0]), cluster))
     motions, weakly_held = jnp.concatenate(rigid), jnp.asarray(False)
     if system.movable is not None:
@@ -154,6 +152,20 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
     if backbone.potential.others():
         motions, weakly_held = _not_resisted(backbone, motions, cluster)
     return ZeroModes(rattlers, cluster, motions, weakly_held, system.movable)
+
+
+def rotates(system: System) -> bool:
+    """Whether the boundaries allow a rotation: there is a plane without a periodic direction."""
+    return sum(system.periodic) <= system.dim - 2
+
+
+def _turns(system: System, arm: Displacements) -> list[Displacements]:
+    """The motion of points at given arms from their center as they turn about each axis that the boundaries allow."""
+    if system.lattice is not None:
+        axis = system.lattice[0] / jnp.linalg.norm(system.lattice[0])
+        return [jnp.cross(axis, arm)]
+    planes = [(0, 1), (0, 2), (1, 2)][: system.dim * (system.dim - 1) // 2]
+    return [jnp.zeros_like(arm).at[:, a].set(-arm[:, b]).at[:, b].set(arm[:, a]) for a, b in planes]
 
 
 def _not_pinned(
@@ -204,10 +216,10 @@ def _not_resisted(
     probe = white_noise(x.shape, x.dtype, 2)
     typical = resistance(probe) / size(probe)
     limits = jnp.broadcast_to(RIGID_RESISTANCE * eps * typical, (len(rigid), len(x)))
-    if backbone.system.box is None:
+    if rotates(backbone.system):
         members = _sum_clusters(jnp.ones_like(x), cluster)
         arm = x - _sum_clusters(x, cluster) / members
-        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(arm, cluster)
+        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(backbone.system, arm, cluster)
         rounding = jnp.max(jnp.abs(x)) / backbone.length * limits[0]
         turns = np.arange(len(rigid)) >= backbone.system.dim
         limits = limits + jnp.where(turns[:, None], rounding + turned, 0.0)
@@ -217,11 +229,13 @@ def _not_resisted(
     return rigid * free[:, :, None], jnp.any(weak)
 
 
-def _smallest_radius(arm: Float[Array, "n d"], cluster: Int[Array, " n"]) -> Float[Array, " n"]:
+def _smallest_radius(system: System, arm: Float[Array, "n d"], cluster: Int[Array, " n"]) -> Float[Array, " n"]:
     """The length of the shortest rotation of each cluster by a unit angle, apart from one that moves nothing."""
-    squares = _inner(arm, arm, cluster)
-    if arm.shape[1] == 2:
+    turns = _turns(system, arm)
+    if len(turns) == 1:
+        squares = _inner(turns[0], turns[0], cluster)
         return jnp.sqrt(jnp.where(squares > 0.0, squares, 1.0))
+    squares = _inner(arm, arm, cluster)
     outer = _sum_clusters(arm[:, :, None] * arm[:, None, :], cluster)
     moments = jnp.linalg.eigvalsh(squares[:, None, None] * jnp.eye(3, dtype=arm.dtype) - outer)
     moments = jnp.where(moments > INDEPENDENT_MOTION * moments[:, -1:], moments, jnp.inf)

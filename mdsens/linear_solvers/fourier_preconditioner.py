@@ -30,8 +30,8 @@ DOUBLING_WAVE_NUMBER = 1.0
 
 
 def fourier_preconditioner(system: System, wanted: bool = True) -> Callable[[Displacements], Displacements]:
-    """P, which maps forces or residuals [n, d] to displacements; the identity for small systems, open boundaries and
-    fixed particles.
+    """P, which maps forces or residuals [n, d] to displacements; the identity for small systems, fixed particles, and
+    boundaries that are open along some direction.
 
     The curvature of the energy along a wave of wave number k grows as k², so that steps short enough for the shortest
     waves take L/D as many for the longest. P multiplies a wave by 1 + (`DOUBLING_WAVE_NUMBER`/k)². It is symmetric
@@ -46,7 +46,7 @@ def fourier_preconditioner(system: System, wanted: bool = True) -> Callable[[Dis
     - As a preconditioner of minimizers: Packwood et al., J. Chem. Phys. 144, 164109 (2016).
     """
     length = system.n ** (1 / system.dim)
-    if not wanted or system.box is None or system.fixed is not None or round(length) < LEAST_LENGTH:
+    if not (wanted and all(system.periodic)) or system.fixed is not None or round(length) < LEAST_LENGTH:
         return lambda u: u
     shape = (next_fast_len(round(length / SPACINGS_PER_POINT), real=True),) * system.dim
     cell, gain = _cells(system, shape), _gain(system, shape)

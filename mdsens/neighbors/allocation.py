@@ -65,11 +65,12 @@ def survey(potential: Potential, system: System, skin: Float[Array, ""], members
     pairs = row = jnp.asarray(jnp.inf, reach.dtype)
     width = (1.0 + skin.astype(reach.dtype)) * reach
     if system.box is not None and potential.listed:
+        full = system.replace(box=system.enclosing_box(width)[1], periodic=(True,) * system.dim)
         partner = jnp.minimum((0.5 * n * (1.0 + white_noise((n,), float))).astype(jnp.int32), n - 1)
         longest = potential.cutoffs(system, each, partner) + width - reach
         ball = jnp.pi * longest**2 if system.dim == 2 else 4.0 / 3.0 * jnp.pi * longest**3
-        pairs = 0.5 * n * jnp.mean(ball) / system.volume
-        row = 3.0 * n / jnp.prod(jnp.maximum(jnp.floor(system.heights / width), 1.0))
+        pairs = 0.5 * n * jnp.mean(ball) / full.volume
+        row = 3.0 * n / jnp.prod(jnp.maximum(jnp.floor(full.heights / width), 1.0))
         rare = math.log(3 * n) + jnp.log(members.astype(reach.dtype))
         row = row + jnp.sqrt(2.0 * rare * row) + rare / 3.0
     order = each.astype(jnp.int32)

@@ -41,14 +41,20 @@ class Cells(eqx.Module):
 
 
 def sort_into_cells(system: System, width: Float[Array, ""]) -> Cells:
+    """The grid of cells of that width, or wider.
+
+    Where the cell is periodic along some directions only, the grid is that of one around all particles and a width
+    larger, so that no two within reach meet across its faces in the other directions.
+    """
     x, n = system.positions, system.n
     if system.box is None:
         low, high = jnp.min(x, axis=0), jnp.max(x, axis=0)
         extent = high - low + width
         fractions = (x - low) / extent
     else:
-        extent = system.heights
-        fractions = x @ reciprocal(system.box)
+        corner, box = system.enclosing_box(width)
+        extent = 1.0 / jnp.linalg.norm(reciprocal(box), axis=0)
+        fractions = (x if all(system.periodic) else x - corner) @ reciprocal(box)
         fractions = fractions - jnp.floor(fractions)
     most = 2**system.dim * n  # so that in dilute systems, too, a row is three widths long
     shape = _grid(extent / width, most)
@@ -146,7 +152,7 @@ def close_candidates(
             place = row.place(first + bits)
             listed = (first + bits < row.length[:, None]) & (row.backward | (place > i))
             j = jnp.clip(place, 0, system.n - 1)
-            separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.box)
+            separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.lattice)
             reach = potential.cutoffs(ordered, jnp.broadcast_to(i, j.shape).ravel(), j.ravel()).reshape(j.shape) + skin
             close = listed & (sum(part**2 for part in separation) < reach**2)
             return found | jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)

@@ -58,7 +58,7 @@ class AllPairs(Settings):
         if not potential.needs_pairs:
             i = j = np.zeros(1, np.int32)
         elif self.images and system.box is not None:
-            i, j, shift = _with_images(i, j, system.n, system.dim)
+            i, j, shift = _with_images(i, j, system.n, sum(system.periodic))
         return Neighbors(
             i=jnp.asarray(i),
             j=jnp.asarray(j),
@@ -94,7 +94,7 @@ class NeighborList(Settings):
     - `skin`: as a fraction of the longest cutoff. The list serves until a particle has moved half of it.
     - `pairs_per_particle`: the capacity; each pair counts once.
     - `per_row`: the capacity for candidates in three cells side by side.
-    - `repeat`: how often the cell is repeated along each of its vectors to find pairs with more than nearest images, in
+    - `repeat`: how often the cell is repeated along each lattice vector to find pairs with more than nearest images, in
       a cell narrower than two cutoffs and skins; None where it need not be. Outside `jit` this is chosen where the cell
       needs it.
     """
@@ -138,7 +138,8 @@ class NeighborList(Settings):
     def _by_repeating(self, potential: Potential, system: System, times: tuple[int, ...]) -> Neighbors:
         """The list in the cell repeated, folded back."""
         system = jax.lax.stop_gradient(system)
-        repeated = system.repeat(*times)
+        left = iter(times)
+        repeated = system.repeat(*(next(left) if along else 1 for along in system.periodic))
         whole = dataclasses.replace(self, repeat=None).build(potential, repeated)
         i, j, shift, counts = fold(whole, repeated, system.n, times)
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
@@ -158,7 +159,7 @@ class NeighborList(Settings):
     def _by_comparing_all(self, potential: Potential, system: System, skin: Float[Array, ""]) -> Neighbors:
         """The list from the distances of all pairs, without cells."""
         i, j = (jnp.asarray(k, jnp.int32) for k in np.triu_indices(system.n, 1))
-        separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.box)
+        separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.lattice)
         close = sum(part**2 for part in separation) < (potential.cutoffs(system, i, j) + skin) ** 2
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
         chosen, found = _chosen(close, capacity)
@@ -253,9 +254,9 @@ def coarse(needed: float) -> float:
     return 2.0 ** (math.ceil(8 * math.log2(needed)) / 8)
 
 
-def _with_images(i: np.ndarray, j: np.ndarray, n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs with the shifts to the 3^d nearest images, and every particle with half of its own."""
-    around = np.array(list(itertools.product((-1, 0, 1), repeat=d)), dtype=np.int32)
+def _with_images(i: np.ndarray, j: np.ndarray, n: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs with the shifts to the 3^k nearest images along k vectors, and every particle with half of its own."""
+    around = np.array(list(itertools.product((-1, 0, 1), repeat=k)), dtype=np.int32)
     own = around[len(around) // 2 + 1 :]
     alone = np.arange(n, dtype=np.int32)
     first = np.concatenate([np.repeat(i, len(around)), np.repeat(alone, len(own))])
@@ -268,7 +269,7 @@ def _fits(finder: PairFinder, potential: Potential, system: System) -> Bool[Arra
     reach = finite_reach(potential, system)
     if system.box is None:
         return ~jnp.isnan(reach)
-    times = finder.repeat if isinstance(finder, NeighborList) and finder.repeat is not None else (1,) * system.dim
+    times = finder.repeat if isinstance(finder, NeighborList) and finder.repeat is not None else (1,)
     return jnp.min(system.heights * jnp.asarray(times)) >= finder.least_height(reach, potential.has_terms)
 
 

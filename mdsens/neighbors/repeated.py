@@ -13,7 +13,7 @@ from ..system import System
 
 
 def repeats(heights: np.ndarray, least_height: float) -> tuple[int, ...]:
-    """How often a cell has to be repeated along each vector to be as high as that."""
+    """How often a cell has to be repeated along each lattice vector to be as high as that."""
     return tuple(max(1, math.ceil(least_height / height - 1e-12)) for height in heights)
 
 
@@ -30,7 +30,7 @@ def fold(
     """
     d, vectors = len(times), jnp.asarray(np.array(times), jnp.int32)
     copies = jnp.asarray(np.indices(times).reshape(d, -1).T.astype(np.int32))
-    apart = (repeated.positions[pairs.j] - repeated.positions[pairs.i]) @ reciprocal(repeated.box)
+    apart = (repeated.positions[pairs.j] - repeated.positions[pairs.i]) @ reciprocal(repeated.lattice)
     first, second = pairs.i % n, pairs.j % n
     at_first, at_second = pairs.i // n, pairs.j // n
     shift = copies[at_second] - copies[at_first] - jnp.round(apart).astype(jnp.int32) * vectors

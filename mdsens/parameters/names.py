@@ -17,7 +17,7 @@ def check_name(name: str, potential: Potential, system: System) -> None:
     """**Raises** `InvalidInput` for an unknown name, with the names there are."""
     kinds = sorted(set(np.asarray(system.species).tolist()))
     offered = ["diameters", *(f"species-diameter:{kind}" for kind in kinds)]
-    offered += ["box"] if system.periodic else []
+    offered += ["box"] if any(system.periodic) else []
     offered += [] if system.fixed is None else ["positions"]
     offered += potential.parameter_names()
     if name not in offered:

@@ -89,9 +89,11 @@ def _facts_of(packing: System) -> list[tuple[str, str]]:
         own = sizes[species == kind]
         spread = f"{own[0]:.6g}" if np.ptp(own) < 1e-12 * own.max() else f"{own.min():.4g} to {own.max():.4g}"
         facts.append((f"species {kind}", f"{count}, diameter {spread}"))
-    if packing.box is None:
+    if packing.lattice is None:
         return [*facts, ("cell", "none: open boundaries")]
-    cell = "; ".join(" ".join(f"{c:.5g}" for c in row) for row in np.asarray(packing.box))
+    cell = "; ".join(" ".join(f"{c:.5g}" for c in row) for row in np.asarray(packing.lattice))
+    if not all(packing.periodic):
+        return [*facts, ("lattice", f"{cell}; open along the other directions")]
     return [*facts, ("cell", cell), ("packing fraction", f"{float(packing.packing_fraction):.6g}")]
 
 

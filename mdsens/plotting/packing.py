@@ -14,6 +14,7 @@ from ..relaxation.equilibrium import Equilibrium
 from ..response.fields import motion
 from ..response.sensitivity import Sensitivity
 from ..system import System
+from .cell import edges, images_in_plane
 from .parts import draw_parts, node_diameter
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, FIXED_EDGE, new_figure, paler
 
@@ -221,14 +222,12 @@ def _draw_particles(
 def _with_images(system: System) -> tuple[np.ndarray, np.ndarray]:
     """The positions of all particles and of their images that overlap the cell, and the particle of each."""
     points, sizes = np.asarray(system.wrapped()), np.asarray(system.diameters)
-    if system.box is None:
-        return points, np.arange(len(points))
-    box, heights = np.asarray(system.box), np.asarray(system.heights)
+    lattice, inverse = images_in_plane(system)
     images, particles = [], []
-    for shift in itertools.product((-1, 0, 1), repeat=2):
-        image = points + np.array(shift) @ box
-        fractions = image @ np.linalg.inv(box)
-        margin = 0.5 * sizes[:, None] / heights
+    for shift in itertools.product((-1, 0, 1), repeat=len(lattice)):
+        image = points + np.array(shift) @ lattice
+        fractions = image @ inverse
+        margin = 0.5 * sizes[:, None] * np.linalg.norm(inverse, axis=0)
         touches = ((fractions > -margin) & (fractions < 1 + margin)).all(axis=1)
         images.append(image[touches])
         particles.append(np.flatnonzero(touches))
@@ -245,10 +244,15 @@ def _frame(system: System, ax: Axes) -> None:
     """Draw the outline of the cell, and set equal axes without ticks, since the particles show the scale."""
     points, radius = np.asarray(system.wrapped()), 1.05 * float(np.max(np.asarray(system.diameters)))
     corners = points
-    if system.box is not None:
+    style: dict[str, Any] = {"color": "#333333", "linewidth": 1.0, "zorder": 10}
+    if all(system.periodic):
         a, b = np.asarray(system.box)[:2, :2]
         corners = np.array([0 * a, a, a + b, b, 0 * a])
-        ax.plot(*corners.T, color="#333333", linewidth=1.0, zorder=10)
+        ax.plot(*corners.T, **style)
+    elif system.box is not None:
+        frame = edges(system)[..., :2]
+        corners = np.concatenate(frame)
+        ax.plot(*frame.T, **style)
     low, high = corners[:, :2].min(axis=0) - radius, corners[:, :2].max(axis=0) + radius
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xticks=[], yticks=[])
     for spine in ax.spines.values():

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from ..potentials import Bonds, CylindricalWall, Gravity, Load, LocalPotential, PlanarWall, Potential, Tethers
 from ..runtime.compiled import compile_once
 from ..system import System
+from .cell import images_in_plane, outline
 from .style import COMPRESSION, LOAD, TENSION, UNLOADED, WALL, WALL_HATCH, paler
 
 if TYPE_CHECKING:
@@ -230,12 +231,10 @@ def _tension_colors(force: np.ndarray, scale: np.ndarray, largest: float) -> np.
 def _images(start: np.ndarray, step: np.ndarray, system: System) -> tuple[np.ndarray, np.ndarray]:
     """The lines from `start` along `step`, and all of their images that pass through the cell, and the bond of each."""
     lines, bonds = np.stack([start, start + step], axis=1), np.arange(len(start))
-    if system.box is None:
-        return lines, bonds
-    box = np.asarray(system.box)
-    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=2))) @ box[:2]
+    lattice, inverse = images_in_plane(system)
+    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=len(lattice)))) @ lattice
     images = (lines + shifts[:, None, None]).reshape(-1, *lines.shape[1:])
-    fractions = (images @ np.linalg.inv(box))[..., :2]
+    fractions = images @ inverse
     inside = ((fractions.max(axis=1) > 0.0) & (fractions.min(axis=1) < 1.0)).all(axis=1)
     return images[inside], np.tile(bonds, len(shifts))[inside]
 
@@ -244,8 +243,9 @@ def _clip_to_cell(drawn: Any, scene: Scene) -> None:
     from matplotlib.patches import Polygon
 
     if scene.system.box is not None:
-        a, b = np.asarray(scene.system.box)[:2, :2]
-        drawn.set_clip_path(Polygon([0 * a, a, a + b, b], transform=scene.ax.transData))
+        corner, box = (found[..., :2] for found in outline(scene.system))
+        a, b = box[:2]
+        drawn.set_clip_path(Polygon([corner, corner + a, corner + a + b, corner + b], transform=scene.ax.transData))
 
 
 def _arrows(points: np.ndarray, arrows: np.ndarray, scene: Scene) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import itertools
 import json
 from functools import cached_property
 from importlib.resources import files
@@ -19,6 +18,7 @@ from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..response.sensitivity import Sensitivity
 from ..system import System
+from .cell import edges
 from .packing import arrows_of, packing_figure, shortened, system_of
 from .parts import bond_lines, node_diameter
 from .style import ARROW, ARROW_CUT, COLORS, EDGES, png_of
@@ -99,11 +99,11 @@ def _scene(system: System, potential: Potential | None, sensitivity: Sensitivity
     node = None if potential is None else node_diameter(potential, system)
     points = _in_space(np.asarray(system.wrapped()))
     sizes = np.asarray(system.diameters) if node is None else np.full(system.n, node)
-    kinds, edges = np.asarray(system.species), _edges(system)
-    corners = np.array(edges).reshape(-1, 3) if edges else points
+    kinds, frame = np.asarray(system.species), _frame(system)
+    corners = np.array(frame).reshape(-1, 3) if frame else points
     center = 0.5 * (corners.min(axis=0) + corners.max(axis=0))
     radius = float(np.linalg.norm(corners - center, axis=1).max() + 0.5 * sizes.max())
-    about = f"{system.n} particles" + (f", φ = {float(system.packing_fraction):.4g}" if system.periodic else "")
+    about = f"{system.n} particles" + (f", φ = {float(system.packing_fraction):.4g}" if all(system.periodic) else "")
     particles = [
         {"x": x.tolist(), "d": d, "c": k % len(COLORS), "about": f"particle {i}, species {k}, diameter {d:.5g}"}
         for i, (x, d, k) in enumerate(zip(points.round(6), sizes.tolist(), kinds.tolist(), strict=True))
@@ -116,7 +116,7 @@ def _scene(system: System, potential: Potential | None, sensitivity: Sensitivity
         "diameter": float(sizes.mean()),
         "colors": list(zip(COLORS, EDGES, strict=True)),
         "particles": particles,
-        "edges": edges,
+        "edges": frame,
         "bonds": [] if potential is None else _bonds(potential, system),
         "arrows": [] if sensitivity is None else _arrows(system, sensitivity, points),
     }
@@ -126,18 +126,9 @@ def _in_space(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.zeros((len(x), 3 - x.shape[1]))], axis=1)
 
 
-def _edges(system: System) -> list[list[list[float]]]:
+def _frame(system: System) -> list[list[list[float]]]:
     """The edges of the cell, each from one corner to another."""
-    if system.box is None:
-        return []
-    box, d = _in_space(np.asarray(system.box)), system.dim
-    corners = list(itertools.product((0, 1), repeat=d))
-    return [
-        [(np.array(corner) @ box).tolist(), (np.array(corner) @ box + box[k]).tolist()]
-        for corner in corners
-        for k in range(d)
-        if not corner[k]
-    ]
+    return [] if system.box is None else [_in_space(edge).tolist() for edge in edges(system)]
 
 
 def _bonds(potential: Potential, system: System) -> list[list[Any]]:

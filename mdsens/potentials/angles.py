@@ -13,7 +13,7 @@ from ..geometry import sum_components
 from ..system import System
 from .base import Scalar, parameter
 from .bonds import TermParameter
-from .local import LocalPotential, half_height, members, positions_on_host, refuse_repeated
+from .local import LocalPotential, along_lattice, half_height, members, positions_on_host, refuse_repeated
 
 SMALL_ANGLE = 0.1
 """An angle this near to straight, or to zero, in radians: its square is then summed as a series."""
@@ -94,7 +94,7 @@ class Angles(LocalPotential):
             raise InvalidInput(f"rest_angle of Angles is in radians, from 0 to π, and is {value:.6g}")
         x, half = positions_on_host(self, system), half_height(system)
         a, b = x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]
-        arm = np.maximum(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
+        arm = np.maximum(along_lattice(system, a), along_lattice(system, b))
         if np.any(arm > half):
             k = int(np.argmax(arm > half))
             raise InvalidInput(
@@ -103,7 +103,7 @@ class Angles(LocalPotential):
             )
         sine, cosine = np.sqrt(_squared_cross(a.T, b.T)), np.sum(a * b, axis=1)
         end = np.where(cosine < 0.0, largest, 0.0)
-        cusp = (sine == 0.0) & (arm > 0.0) & (cosine != 0.0) & (rest != end)
+        cusp = (sine == 0.0) & (cosine != 0.0) & (rest != end)
         if cusp.any():
             k = int(np.argmax(cusp))
             raise InvalidInput(

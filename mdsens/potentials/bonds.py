@@ -15,7 +15,7 @@ from ..errors import InvalidInput
 from ..geometry import sum_components
 from ..system import System
 from .base import Scalar, parameter
-from .local import LocalPotential, half_height, members, positions_on_host, refuse_repeated, typical
+from .local import LocalPotential, along_lattice, half_height, members, positions_on_host, refuse_repeated, typical
 
 TermParameter = Float[Array, ""] | Float[Array, " m"]
 
@@ -113,7 +113,9 @@ class Bonds(LocalPotential):
         self._refuse_negative("rest_length")
         x, half = positions_on_host(self, system), half_height(system)
         now = np.linalg.norm(x[:, 1] - x[:, 0], axis=1)
-        longer = np.maximum(now, np.asarray(self.rest_length)) > half
+        longer = along_lattice(system, x[:, 1] - x[:, 0]) > half
+        if all(system.periodic):  # else a bond may find room across the cell
+            longer = longer | (np.asarray(self.rest_length) > half)
         if longer.any():
             k = int(np.argmax(longer))
             raise InvalidInput(

@@ -94,8 +94,13 @@ class JaxMD(Potential):
 
     def length(self, system: System) -> Scalar:
         """The spacing of as many particles in the same room."""
-        if system.box is not None:
+        if all(system.periodic):
             return (system.volume / system.n) ** (1.0 / system.dim)
+        if system.lattice is not None:
+            k = len(system.lattice)
+            if_flat = (jnp.prod(jnp.linalg.norm(system.lattice, axis=1)) / system.n) ** (1.0 / k)
+            room = jnp.abs(jnp.linalg.det(system.enclosing_box(if_flat)[1]))
+            return (room / system.n) ** (1.0 / system.dim)
         extent = jnp.max(jnp.ptp(system.positions, axis=0))
         return jnp.where(extent > 0.0, extent / system.n ** (1.0 / system.dim), super().length(system))
 
@@ -107,7 +112,7 @@ class JaxMD(Potential):
         away = _far_away(system)
 
         def displacement(a: Array, b: Array, **_: Any) -> Array:
-            apart = minimum_image(a - b, system.box)
+            apart = minimum_image(a - b, system.lattice)
             return jnp.where(jnp.all(apart == 0.0), away, apart)
 
         given = eqx.combine(self.parameters, self.constants.tree)
@@ -239,13 +244,14 @@ def _far_away(system: System) -> Float[Array, " d"]:
     jax-md computes the energy of a particle with itself and then takes its product with zero; at the distance zero that
     makes derivatives NaN in reverse mode (jax-md issue 258).
     """
-    lengths = jnp.abs(system.positions if system.box is None else system.box)
-    far = 1e3 * (jnp.sum(jnp.max(lengths, axis=0)) + jnp.max(system.diameters))
+    lengths = [] if system.lattice is None else [jnp.abs(system.lattice)]
+    lengths += [] if all(system.periodic) else [jnp.abs(system.positions)]
+    far = 1e3 * (sum(jnp.sum(jnp.max(each, axis=0)) for each in lengths) + jnp.max(system.diameters))
     return jax.lax.stop_gradient(far) * jnp.eye(system.dim, dtype=system.positions.dtype)[0]
 
 
 def _some_coincide(system: System) -> Bool[Array, ""]:
     """Whether two particles are on the same point."""
     x = system.positions
-    same = jnp.all(minimum_image(x[:, None] - x, system.box) == 0.0, axis=-1)
+    same = jnp.all(minimum_image(x[:, None] - x, system.lattice) == 0.0, axis=-1)
     return jnp.sum(same) > system.n

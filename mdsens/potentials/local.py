@@ -100,20 +100,20 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
         return jnp.all(self._images(system) == self._images(start))
 
-    def _images(self, system: System) -> Float[Array, "m k-1 d"]:
+    def _images(self, system: System) -> Float[Array, "m k-1 _"]:
         """The periodic image of each particle that is nearest to the one before it, in lattice vectors."""
         groups = self.groups(system)
         x = system.positions[groups]
-        if system.box is None:
+        if system.lattice is None:
             return jnp.zeros_like(x[:, 1:])
-        return jnp.round((x[:, 1:] - x[:, :-1]) @ reciprocal(system.box))
+        return jnp.round((x[:, 1:] - x[:, :-1]) @ reciprocal(system.lattice))
 
     def _resolved(self, system: System, groups: Int[Array, "m k"]) -> Float[Array, "m k d"]:
         """The positions of the particles of each term, each at the image nearest to the one before it."""
         x = system.positions.at[groups].get(mode="fill", fill_value=jnp.nan)
         if system.box is None or x.shape[1] == 1:
             return x
-        steps = minimum_image(x[:, 1:] - x[:, :-1], system.box)
+        steps = minimum_image(x[:, 1:] - x[:, :-1], system.lattice)
         return jnp.concatenate([x[:, :1], x[:, :1] + jnp.cumsum(steps, axis=1)], axis=1)
 
     def _axes(self) -> Any:
@@ -239,6 +239,14 @@ def _positions(potential: LocalPotential, system: System) -> Float[Array, "m k d
 def half_height(system: System) -> float:
     """The distance from which on the nearest image of a particle is ambiguous; infinite with open boundaries."""
     return np.inf if system.box is None else 0.5 * float(np.min(np.asarray(system.heights)))
+
+
+def along_lattice(system: System, steps: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
+    """How far steps lead along the lattice vectors, where the nearest image is sought."""
+    if system.lattice is not None and not all(system.periodic):
+        lattice = np.asarray(system.lattice)
+        steps = steps @ np.linalg.pinv(lattice) @ lattice
+    return np.linalg.norm(steps, axis=1)
 
 
 def typical(stiffness: Float[Array, " m"]) -> Scalar:

@@ -144,7 +144,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
     def pair_terms(self, system: System, neighbors: PairList) -> Pairs:
         """The listed pairs with everything that a function of a pair needs."""
         i, j = neighbors.i, neighbors.j
-        separation = neighbors.separations(system.positions, system.box)
+        separation = neighbors.separations(system.positions, system.lattice)
         squared = sum_components(separation**2)
         potential, axes, sigma = self.for_particles(system, i, j)
         cutoff = jax.vmap(type(self).cutoff, (axes, 0))(potential, sigma)
@@ -196,7 +196,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         if self.sigma is not None and np.any(np.asarray(self.sigma) <= 0):
             raise InvalidInput("sigma must be a positive length")
-        bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & system.periodic))
+        bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & any(system.periodic)))
         if bad.size:
             why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"
             raise InvalidInput(

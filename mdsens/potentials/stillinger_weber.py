@@ -41,7 +41,7 @@ class StillingerWeber(Potential):
     q: Scalar = parameter(default=0.0)
 
     def energy(self, system: System, neighbors: PairList) -> Scalar:
-        separation = neighbors.separations(system.positions, system.box)
+        separation = neighbors.separations(system.positions, system.lattice)
         squared, reach = sum_components(separation**2), self.a * self.sigma
         bonded = neighbors.valid & ~(squared >= reach**2)
         r = jnp.sqrt(jnp.where(bonded, squared, jax.lax.stop_gradient((0.9 * reach) ** 2)))

@@ -13,7 +13,7 @@ from ..geometry import minimum_image
 from ..system import System
 from .base import Scalar, parameter
 from .bonds import TermParameter
-from .local import LocalPotential, every_particle, half_height, members, positions_on_host, typical
+from .local import LocalPotential, along_lattice, every_particle, half_height, members, positions_on_host, typical
 
 
 class Tethers(LocalPotential):
@@ -58,7 +58,7 @@ class Tethers(LocalPotential):
     def _resolved(self, system: System, groups: Int[Array, "m 1"]) -> Float[Array, "m 1 d"]:
         """The image of each particle that is nearest to its anchor."""
         x, anchors = super()._resolved(system, groups), self.anchors[:, None]
-        return x if system.box is None else anchors + minimum_image(x - anchors, system.box)
+        return x if system.box is None else anchors + minimum_image(x - anchors, system.lattice)
 
     def term_energy(self, x: Float[Array, "1 d"], diameters: Float[Array, " 1"]) -> Scalar:
         return 0.5 * self.stiffness * jnp.sum((x[0] - self.anchors) ** 2)
@@ -70,7 +70,7 @@ class Tethers(LocalPotential):
         super().check_for(system, cutoffs)
         self._refuse_negative("stiffness")
         apart = positions_on_host(self, system)[:, 0] - np.asarray(self.anchors)
-        far, half = np.linalg.norm(apart, axis=1), half_height(system)
+        far, half = along_lattice(system, apart), half_height(system)
         if np.any(far > half):
             k = int(np.argmax(far > half))
             raise InvalidInput(

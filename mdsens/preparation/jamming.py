@@ -130,8 +130,7 @@ def _check(
         raise InvalidInput(f"{type(potential).__name__} is no sum over pairs in contact: it does not jam")
     if system.fixed is not None:
         raise InvalidInput("fixed particles have no onset of jamming: free them (system.replace(fixed=None))")
-    if not system.periodic:
-        raise InvalidInput("a system with open boundaries has no packing fraction")
+    system.require_cell("packing fraction")
     if distance is not None and pressure is not None:
         raise InvalidInput("give a distance or a pressure above jamming, not both")
     for name, value in (("distance", distance), ("pressure", pressure), ("step", step), ("accuracy", accuracy)):

@@ -28,8 +28,8 @@ def elastic_tensor(equilibrium: Equilibrium) -> Tensor:
     convention of jax-md's `elasticity`. The particles follow affinely and then relax (Lutsko, J. Appl. Phys.
     65, 2991 (1989)): C = (1/V)[∂²E/∂ε² - Ξ·H⁺Ξ], Ξ = ∂²E/∂x∂ε. Without forces between the particles C is zero.
 
-    **Raises** `InvalidInput` with open boundaries; `NotConverged`, `NotAMinimum`; `NotDifferentiable` where
-    a contact is about to open or close, since C jumps there; `SolveFailed`.
+    **Raises** `InvalidInput` with boundaries that are open along some direction; `NotConverged`, `NotAMinimum`;
+    `NotDifferentiable` where a contact is about to open or close, since C jumps there; `SolveFailed`.
     """
     return _tensors(equilibrium)[0]
 
@@ -128,8 +128,7 @@ def _shear_modulus(tensor: Tensor, p: Float[Array, ""]) -> Float[Array, ""]:
 def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = None) -> tuple[Tensor, Tensor]:
     equilibrium.check_concrete()
     rule = equilibrium.rule
-    if not equilibrium.system.periodic:
-        raise InvalidInput("a system with open boundaries has no elastic moduli: it has no cell to strain")
+    equilibrium.system.require_cell("elastic moduli: it has no volume")
     equilibrium.potential.check_strain("stress and no elastic modulus")
     linearization = equilibrium.linearization if linearization is None else linearization
     if rule.refuse:

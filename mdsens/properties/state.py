@@ -34,8 +34,8 @@ def virial(equilibrium: Equilibrium) -> Float[Array, "d d"]:
 
     **Raises** `InvalidInput` with open boundaries, and with walls, loads or tethers, which do not follow a strain.
     """
-    if not equilibrium.system.periodic:
-        raise InvalidInput("a system with open boundaries has no stress: it has no cell to strain")
+    if not any(equilibrium.system.periodic):
+        raise InvalidInput("a system with open boundaries has no virial: it has no cell to strain")
     equilibrium.potential.check_strain("stress and no elastic modulus")
     return -_strain_gradient(equilibrium.configuration)
 
@@ -45,8 +45,9 @@ def stress(equilibrium: Equilibrium) -> Float[Array, "d d"]:
 
     Fixed particles follow the strain ε.
 
-    **Raises** `InvalidInput` with open boundaries, walls, loads or tethers.
+    **Raises** `InvalidInput` with boundaries that are open along some direction, walls, loads or tethers.
     """
+    equilibrium.system.require_cell("stress: it has no volume")
     return -virial(equilibrium) / volume(equilibrium)
 
 

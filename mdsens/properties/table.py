@@ -22,7 +22,8 @@ class Property:
 
     - `function`: of an Equilibrium, to a number; differentiable. None for those of `elasticity.isotropic_moduli`.
     - `unit`: in words, such as `energy/length^d`; empty for pure numbers.
-    - `needs_cell`, `needs_contacts`: whether it exists only in periodic cells, or for sums over pairs.
+    - `needs_cell`, `needs_contacts`: whether it exists only in cells periodic along all directions, or for sums over
+      pairs.
     """
 
     function: Callable[[Equilibrium], Float[Array, ""]] | None
@@ -98,11 +99,11 @@ class Table(dict[str, float]):
 
 def table(equilibrium: Equilibrium) -> Table:
     """All properties that are one number, as far as the equilibrium has them."""
-    periodic, pairwise = equilibrium.system.periodic, equilibrium.potential.has_contacts
+    has_cell, pairwise = all(equilibrium.system.periodic), equilibrium.potential.has_contacts
     names = [
         name
         for name, each in REGISTRY.items()
-        if (periodic or not each.needs_cell)
+        if (has_cell or not each.needs_cell)
         and (pairwise or not each.needs_contacts)
         and not (equilibrium.potential.tied_to_space and name in ("pressure", *MODULI))
     ]

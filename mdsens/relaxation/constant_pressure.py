@@ -69,8 +69,7 @@ def find_cell(
     Where no contacts constrain the particles, as below jamming, the cell is compressed. High pressures are lowered step
     by step.
     """
-    if system.box is None:
-        raise InvalidInput("a system with open boundaries has no cell to relax at constant pressure")
+    system.require_cell("volume to relax at constant pressure; relax in a fixed cell (pressure=None)")
     potential.check_strain("constant pressure", "; relax in a fixed cell (pressure=None)")
     if system.fixed is not None:
         raise InvalidInput(

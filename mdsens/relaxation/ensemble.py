@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
+from ..geometry import spanned
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import nearly_in_contact
 from ..landscape.curvature import Curvature, lowest_curvature
@@ -234,10 +235,10 @@ def _finder_for(relax: Relaxation, members: _Members, surveys: list[Survey]) -> 
 
 def _densest(system: System) -> int:
     """The member whose neighbor list will be the longest, as far as its density tells."""
-    if system.box is None:
+    if system.lattice is None:
         return 0
     own = np.sum(np.asarray(system.diameters) ** system.positions.shape[-1], axis=-1)
-    return int(np.argmax(own / np.abs(np.linalg.det(np.asarray(system.box)))))
+    return int(np.argmax(own / spanned(np.asarray(system.lattice))))
 
 
 def _enlarged(finder: PairFinder, members: _Members) -> PairFinder:
@@ -346,6 +347,7 @@ def _examined(
 
     def one(member: _Members, start: Array, found: _Found, escapes: Array) -> tuple[Outcome, Bool[Array, " p"]]:
         neighbors: Neighbors = finder.build(member.potential, member.system)
+        neighbors = neighbors.with_images_of(member.system.positions, member.system.lattice)
         here = Configuration(member.potential, member.system, neighbors)
         curvature = lowest_curvature(here, found.max_force)
         fits = finder.fits(member.potential, member.system) & member.potential.covers(member.system)

@@ -480,7 +480,7 @@ def _finish(
 ) -> tuple[Float[Array, "n d"], Neighbors, Float[Array, ""], Bool[Array, " p"]]:
     """Positions and pairs in the order given, the energy, and which pairs are in contact or nearly."""
     positions, neighbors = restore_order(run, order)
-    neighbors = neighbors.with_images_of(positions, given.box)
+    neighbors = neighbors.with_images_of(positions, given.lattice)
     here = Configuration(potential, given.replace(positions=positions), neighbors)
     return positions, neighbors, here.energy(), nearly_in_contact(here)
 
@@ -519,7 +519,7 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     carry = (start, unknown, jnp.asarray(0, jnp.int32))
     run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, carry)
     positions, neighbors = restore_order(run, order)
-    neighbors = neighbors.with_images_of(positions, given.box)
+    neighbors = neighbors.with_images_of(positions, given.lattice)
     energy = potential.energy(given.replace(positions=positions), neighbors)
     fits = finder.fits(potential, given) & potential.covers(given) & ~potential.jumps_at_cutoff(given)
     fits = fits & potential.keeps_images(given.replace(positions=positions), given)

@@ -186,8 +186,8 @@ def _along(function: Callable[..., Array], system: System, potential: Potential,
 def imposed_motion(system: System, to_system: System) -> Float[Array, "n d"]:
     """The motion before the particles relax: x h⁻¹ dh, but of fixed ones what is given."""
     affine = jnp.zeros_like(system.positions)
-    if system.box is not None and to_system.box is not None:
-        affine = system.positions @ reciprocal(system.box) @ to_system.box
+    if system.lattice is not None and to_system.box is not None:
+        affine = system.positions @ reciprocal(system.lattice) @ to_system.lattice
     if system.movable is None:
         return affine
     return jnp.where(system.movable, affine, 0.0 if to_system.positions is None else to_system.positions)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .. import linear_solvers
-from ..geometry import reciprocal
+from ..geometry import carried
 from ..landscape.configuration import Configuration
 from ..landscape.curvature import lowest_curvature
 from ..minimizers import FIRE, Minimizer, position_of
@@ -49,9 +49,9 @@ class Unrolled:
 
     def __call__(self, potential: Potential, system: System) -> Equilibrium:
         potential = potential.prepared_for(system)
-        if system.box is not None:
-            fractions = jax.lax.stop_gradient(system.positions @ reciprocal(system.box))
-            system = system.replace(positions=system.with_relaxed(fractions @ system.box))
+        if system.lattice is not None:
+            first, lattice = jax.lax.stop_gradient((system.positions, system.lattice))
+            system = system.replace(positions=system.with_relaxed(carried(first, lattice, system.lattice)))
         potential.check()
         finder = self.neighbors or automatic(potential, system)
         start = jax.lax.stop_gradient((potential, system))

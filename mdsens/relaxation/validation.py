@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput, Status
+from ..geometry import spanned
 from ..landscape.configuration import Configuration
 from ..landscape.consistency import inconsistent_parts, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
@@ -112,11 +113,11 @@ def check_numbers(potential: Potential, system: System) -> None:
         raise InvalidInput(f"the diameter of {name_particles(bad)} is not a positive length")
     if system.movable is not None and not np.asarray(system.movable).any():
         raise InvalidInput("every particle is fixed: nothing is left to relax; free some of them (System.fixed)")
-    if system.box is not None:
-        box = np.asarray(system.box)
-        size = float(np.abs(box).max())
-        if not 0.0 < size < np.inf or abs(np.linalg.det(box / size)) < 1e-12:
-            raise InvalidInput(f"the box {box.tolist()} is not the cell of a lattice")
+    if system.lattice is not None:
+        lattice = np.asarray(system.lattice)
+        size = float(np.abs(lattice).max())
+        if not 0.0 < size < np.inf or spanned(lattice / size) < 1e-12:
+            raise InvalidInput(f"the box {np.asarray(system.box).tolist()} is not the cell of a lattice")
     for leaf in jax.tree.leaves(potential):
         if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")
@@ -150,7 +151,8 @@ def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> No
 
 def check_images(potential: Potential, system: System, start: System) -> None:
     """**Raises** `InvalidInput` for bonds that have grown beyond half the cell on the way to rest."""
-    flipped = [part for part in potential.others() if system.periodic and not bool(_keeps_images(part, system, start))]
+    parts = potential.others() if any(system.periodic) else ()
+    flipped = [part for part in parts if not bool(_keeps_images(part, system, start))]
     if flipped:
         raise InvalidInput(
             f"a term of {type(flipped[0]).__name__} has grown beyond half the cell, so that it joins another periodic "

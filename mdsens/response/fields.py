@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from ..errors import InvalidInput
-from ..geometry import minimum_image
+from ..geometry import minimum_image, reciprocal
 from ..parameters import direction_of
 from ..properties import VibrationalModes, vibrational_modes
 from ..properties.vibrations import participation_ratio
@@ -132,7 +132,9 @@ def motion(
     displacements = np.tensordot(sensitivity.response, along, axes=along.ndim)
     if sensitivity.wrt != "box":
         return np.zeros((system.dim, system.dim)), displacements
-    return np.linalg.solve(np.asarray(system.box), along), displacements
+    moved = system.replace(box=along)
+    assert system.lattice is not None and moved.lattice is not None
+    return np.asarray(reciprocal(system.lattice) @ moved.lattice), displacements
 
 
 def _overlaps(equilibrium: Equilibrium, u: np.ndarray, modes: int | VibrationalModes) -> tuple[np.ndarray, np.ndarray]:
@@ -148,12 +150,12 @@ def _overlaps(equilibrium: Equilibrium, u: np.ndarray, modes: int | VibrationalM
 def _correlation(system: System, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """C(r) up to half the cell, or half the extent of an open system."""
     x, size = system.positions, float(jnp.mean(system.diameters))
-    reach = float(jnp.min(system.heights)) if system.periodic else float(np.ptp(np.asarray(x), axis=0).max())
+    reach = float(jnp.min(system.heights)) if any(system.periodic) else float(np.ptp(np.asarray(x), axis=0).max())
     edges = np.arange(0.0, 0.5 * reach, size / BINS_PER_DIAMETER)
     products, numbers = np.zeros(max(len(edges) - 1, 0)), np.zeros(max(len(edges) - 1, 0))
     for first in range(0, len(u), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        apart = np.array(jnp.linalg.norm(minimum_image(x[None] - x[rows, None], system.box), axis=-1))
+        apart = np.array(jnp.linalg.norm(minimum_image(x[None] - x[rows, None], system.lattice), axis=-1))
         apart[np.arange(len(apart)), first + np.arange(len(apart))] = np.inf
         products += np.histogram(apart, edges, weights=u[rows] @ u.T)[0]
         numbers += np.histogram(apart, edges)[0]
@@ -193,10 +195,11 @@ def _local_nonaffinity(system: System, u: np.ndarray) -> np.ndarray:
 
 def _around(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (i, j) within reach, each both ways, and x_j - x_i; of each pair one image."""
-    x, box = np.asarray(system.wrapped()), system.box
+    x, lattice = np.asarray(system.wrapped()), system.lattice
     images, owner = x, np.arange(len(x))
-    if box is not None:
-        shifts = np.stack(np.meshgrid(*[np.arange(-1, 2)] * system.dim), -1).reshape(-1, system.dim) @ np.asarray(box)
+    if lattice is not None:
+        around = np.stack(np.meshgrid(*[np.arange(-1, 2)] * len(lattice)), -1).reshape(-1, len(lattice))
+        shifts = around @ np.asarray(lattice)
         images, owner = (shifts[:, None] + x).reshape(-1, system.dim), np.tile(owner, len(shifts))
     close = cKDTree(x).query_ball_tree(cKDTree(images), reach)
     i = np.repeat(np.arange(len(x)), [len(found) for found in close])

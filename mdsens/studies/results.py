@@ -88,7 +88,8 @@ class StudyResults:
         kept = self.arrays(task)
         if "positions" not in kept or not np.isfinite(kept["positions"]).all():
             raise InvalidInput(f"task {task} has no positions: it failed, or the study did not keep them")
-        return System(kept["positions"], kept.get("box"), kept["diameters"], kept["species"])
+        periodic = kept["periodic"].astype(bool).tolist() if "periodic" in kept else None
+        return System(kept["positions"], kept.get("box"), kept["diameters"], kept["species"], periodic=periodic)
 
     def sensitivities(self, task: str) -> list[Sensitivity]:
         """The responses kept of one task, in the order of the study.
@@ -132,7 +133,7 @@ class StudyResults:
         dataset = xarray.Dataset(columns, coords=known)
         for name, values in self._stacked(list(table["task"])).items():
             axes = {"positions": ("particle", "axis"), "diameters": ("particle",), "species": ("particle",)}
-            axes["box"] = ("vector", "axis")
+            axes |= {"box": ("vector", "axis"), "periodic": ("vector",)}
             inner = axes.get(name)
             if inner is None:  # a parameter [*shape], or a response [n, d, *shape]
                 kind, _, wrt = name.partition("/")

@@ -170,7 +170,7 @@ class ComputeSection(Section):
 
     @property
     def needs_cell(self) -> list[str]:
-        """What cannot be computed of a packing with open boundaries."""
+        """What cannot be computed of a packing with open boundaries; but the box, of one open along some directions."""
         from ..properties import REGISTRY
 
         properties = [name for name in self.properties if REGISTRY[name].needs_cell]

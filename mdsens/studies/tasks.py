@@ -275,8 +275,10 @@ def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
     potential, system = load(_fixed(study, given), of_potential, path.parents[name.count("/")])
     at_pressure = "pressure" in study.sweep.parameters or study.relaxation.pressure is not None
     wanted = [*study.compute.needs_cell, *(["pressure"] if at_pressure else [])]
-    if wanted and not system.periodic:
-        raise InvalidInput(f"{name} has open boundaries, and so no {', '.join(wanted)}: leave that out of the study")
+    missing = [each for each in wanted if not (any if each == "box" else all)(system.periodic)]
+    if missing:
+        some = "open boundaries along some directions" if any(system.periodic) else "open boundaries"
+        raise InvalidInput(f"{name} has {some}, and so no {', '.join(missing)}: leave that out of the study")
     kinds, known = int(system.species.max()) + 1, potential.parameter_names()
     for each in [*study.sweep.parameters, *study.compute.parameters]:
         if each.startswith("species-diameter:") and int(each.partition(":")[2]) >= kinds:
@@ -318,7 +320,7 @@ def _task(study: Study, folder: Path, point: dict[str, float], source: dict[str,
         n, dim, periodic = source["shape"]
     else:
         sizes = [kinds.get(f"species-diameter:{k}", size) for k, size in enumerate(study.system.sizes)]
-        n, dim, periodic = varied.get("n", study.system.n), study.system.dim, True
+        n, dim, periodic = varied.get("n", study.system.n), study.system.dim, (True,) * study.system.dim
         fraction = varied.get("packing_fraction", study.system.packing_fraction)
         spread = varied.get("polydispersity", study.system.polydispersity)
         system = {"n": n, "dim": dim, "diameters": sizes, "packing_fraction": fraction, "seed": source["seed"]}

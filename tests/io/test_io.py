@@ -169,7 +169,7 @@ def test_other_formats_go_through_ase(tmp_path):
         ("a.xyz", "1\n\nHe 0 0 0\n999\n\nHe 0 0 0\n", {"diameters": 1.0}, "it promises 999 particles and has 26 bytes"),
         ("a.xyz", "not a file of particles", {"diameters": 1.0}, "cannot be read"),
         ("a.unknown", "\x00\x01\x02", {"diameters": 1.0}, "cannot be read"),
-        ("a.extxyz", '1\nLattice="1 0 0 0 1 0 0 0 1" pbc="T F T"\nH 0 0 0\n', {"diameters": 1.0}, "some directions"),
+        ("a.extxyz", '1\nLattice="0 0 0 0 1 0 0 0 1" pbc="T F T"\nH 0 0 0\n', {"diameters": 1.0}, "has no cell"),
         ("a.extxyz", '1\npbc="T T T"\nH 0 0 0\n', {"diameters": 1.0}, "has no cell"),
     ],
 )
@@ -178,6 +178,69 @@ def test_invalid_files_are_refused_by_name(tmp_path, name, text, options, messag
     with pytest.raises(mdsens.InvalidInput, match=message) as caught:
         mdsens.read(tmp_path / name, **options)
     assert name in str(caught.value)
+
+
+OBLIQUE = np.array([[3.0, 0.0, 0.0], [0.5, 0.0, 4.0], [0.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, (0, 1), (1, 2)])
+@pytest.mark.parametrize("vector", [[0.0, 0.0, 0.0], [0.3, 9.0, -1.0]])
+@pytest.mark.parametrize("name", ["slab.extxyz", "slab.traj", "slab.xsf"])
+def test_slabs_and_channels_come_and_go_with_files(tmp_path, name, vector, place):
+    """Whichever of the vectors are open, and whether the file has them or not; they do not change the particles."""
+    if name.endswith("xsf") and place not in (2, (1, 2)):
+        return  # the format has no others
+    periodic = np.ones(3, bool)
+    periodic[np.atleast_1d(place)] = False
+    box = np.where(periodic[:, None], OBLIQUE[np.cumsum(periodic) - 1], 0.0)
+    box[np.flatnonzero(~periodic)[0]] = vector
+    x = np.random.default_rng(0).uniform(-4.0, 7.0, (5, 3))
+    system = mdsens.System(x, box, 1.0, [0, 1, 0, 1, 1], periodic=periodic)
+    mdsens.write(tmp_path / name, system)
+    again = mdsens.read(tmp_path / name, **({} if name.endswith("extxyz") else {"diameters": 1.0}))
+    assert again.periodic == system.periodic == tuple(periodic.tolist())
+    np.testing.assert_allclose(again.positions, x, atol=1e-6)
+    np.testing.assert_allclose(again.lattice, system.lattice, atol=1e-6)
+    if name.endswith("extxyz"):
+        np.testing.assert_array_equal(again.positions, x)
+        np.testing.assert_array_equal(again.lattice, system.lattice)
+
+
+@pytest.mark.parametrize("periodic", [(True, False), (False, True)])
+def test_a_channel_in_two_dimensions_comes_and_goes_with_files(tmp_path, periodic):
+    system = mdsens.System(np.arange(8.0).reshape(4, 2) ** 1.1, [[5.0, 0.1], [0.2, 6.0]], 1.0, periodic=periodic)
+    mdsens.write(tmp_path / "channel.extxyz", system)
+    assert ('pbc="T F F"' if periodic[0] else 'pbc="F T F"') in (tmp_path / "channel.extxyz").read_text()
+    again = mdsens.read(tmp_path / "channel.extxyz")
+    assert again.periodic == periodic and again.dim == 2
+    for mine, theirs in ((again.positions, system.positions), (again.box, system.box)):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_formats_that_cannot_say_where_a_cell_is_open_warn(tmp_path):
+    """LAMMPS data extend around all particles there, without moving them, and can be told when they are read."""
+    x = np.array([[0.5, 0.2, -3.0], [1.0, 1.0, 5.0], [9.0, 2.0, 1.0]])
+    system = mdsens.System(x, [[4.0, 0.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 0.0]], 1.0, periodic=(True, True, False))
+    for name, format in (("slab.data", "lammps-data"), ("POSCAR", "vasp")):
+        with pytest.warns(UserWarning, match="does not keep along which directions"):
+            mdsens.write(tmp_path / name, system, format=format)
+    again = mdsens.read(tmp_path / "slab.data", diameters=1.0)
+    assert again.periodic == (True, True, True)
+    np.testing.assert_allclose(again.box, [[4.0, 0.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, 9.0]], atol=1e-12)
+    np.testing.assert_allclose(again.positions, x, atol=1e-12)
+    slab = again.replace(periodic=(True, True, False))
+    np.testing.assert_allclose(slab.lattice, system.lattice, atol=1e-12)
+
+
+def test_the_boundaries_of_a_dump_are_read(tmp_path):
+    text = (
+        "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS {}\n0 4\n0 5\n-1 6\nITEM: ATOMS id type x y z\n"
+    )
+    for boundary, periodic in (("pp pp ff", (True, True, False)), ("pp ff fm", (True, False, False))):
+        (tmp_path / "a.dump").write_text(text.format(boundary) + "1 1 0.5 0.5 -0.5\n2 1 1 1 5.5\n")
+        system = mdsens.read(tmp_path / "a.dump", diameters=1.0, format="lammps-dump-text")
+        assert system.periodic == periodic
+        np.testing.assert_allclose(system.lattice, np.diag([4.0, 5.0, 7.0])[list(periodic)])
 
 
 def test_a_frame_before_an_incomplete_one_is_read(tmp_path):

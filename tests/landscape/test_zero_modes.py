@@ -126,6 +126,57 @@ def test_a_trap_removes_the_translations():
     np.testing.assert_allclose(moved, np.broadcast_to(np.eye(2), (4, 2, 2)), atol=1e-8)
 
 
+def along(axis, cell, cells, extra=()):
+    """A zigzag of two particles in each cell along an axis in space, and particles elsewhere."""
+    axis = np.array(axis) / np.linalg.norm(axis)
+    first, second = np.linalg.svd(axis[None])[2][1:]
+    x = [
+        (k + 0.5 * m) * cell * axis + 0.25 * (2 * m - 1) * first + 0.1 * m * second
+        for k in range(cells)
+        for m in (0, 1)
+    ]
+    box = np.zeros((3, 3))
+    box[1] = cells * cell * axis
+    return mdsens.System(np.array([*x, *extra]), box, 1.0, periodic=(False, True, False))
+
+
+@pytest.mark.parametrize("axis", [[0.0, 0.0, 1.0], [1.0, -2.0, 0.5]])
+def test_a_chain_through_a_tube_turns_about_its_axis_alone(axis):
+    """Counted among the eigenvalues of the Hessian; an open chain turns about three axes, one in a slab about none."""
+    chain = along(axis, 1.2, 4)
+    rest = mdsens.Relaxation(tolerance=1e-12)(mdsens.LennardJones(), chain)
+    assert (rest.certificate.translations, rest.certificate.rotations, rest.certificate.clusters) == (3, 1, 1)
+    eigenvalues = np.linalg.eigvalsh(rest.configuration.hessian().dense().reshape(24, 24))
+    assert np.sum(np.abs(eigenvalues) < 1e-9) == 4 == rest.certificate.zero_modes
+    lattice, turn = np.asarray(chain.lattice)[0], modes_of(rest).rigid[3]
+    np.testing.assert_allclose(turn @ lattice, 0.0, atol=1e-12)
+
+    def modes_in(system):
+        pairs = mdsens.AllPairs().build(mdsens.LennardJones(), system)
+        return known_zero_modes(Configuration(mdsens.LennardJones(), system, pairs), jnp.zeros(8, bool))
+
+    elsewhere = rest.system.replace(positions=rest.positions + lattice * np.arange(8)[:, None])
+    np.testing.assert_allclose(modes_in(elsewhere).rigid[3], turn, atol=1e-9)
+    other = np.cross(lattice, [1.0, 0.3, 0.2])
+    slab = rest.system.replace(box=chain.box.at[0].set(50.0 * other), periodic=(True, True, False))
+    assert int(modes_in(slab).rotations) == 0 and int(modes_in(rest.system.replace(box=None)).rotations) == 3
+
+
+def test_the_energy_decides_whether_a_chain_in_a_tube_turns():
+    """A cylindrical wall about the axis resists no rotation; two flat ones do."""
+    chain = along([0.0, 0.0, 1.0], 1.2, 4)
+    middle = jnp.mean(chain.positions, axis=0)
+    normal = jnp.array([1.0, 0.0, 0.0])
+    tube = mdsens.CylindricalWall(0.7, center=middle)
+    gap = mdsens.PlanarWall(middle - 0.45 * normal, normal) + mdsens.PlanarWall(middle + 0.45 * normal, -normal)
+    for wall, count in ((tube, (1, 1)), (gap, (2, 0))):
+        rest = mdsens.Relaxation(tolerance=1e-12)(mdsens.LennardJones() + wall, chain)
+        assert float(wall.prepared_for(chain).energy(rest.system, None)) > 1e-4, "they touch"
+        eigenvalues = np.linalg.eigvalsh(rest.configuration.hessian().dense().reshape(24, 24))
+        assert np.sum(np.abs(eigenvalues) < 1e-9) == sum(count)
+        assert (rest.certificate.translations, rest.certificate.rotations) == count
+
+
 def test_a_straight_molecule_has_two_rotations_in_space_and_may_bend():
     line = mdsens.System([[0.0, 0.0, 0.0], [1.1, 1e-17, 0.0], [2.2, 0.0, 1e-17]], None, 1.0)
     pairs = mdsens.AllPairs().build(mdsens.LennardJones(), line)

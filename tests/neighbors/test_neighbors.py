@@ -27,6 +27,14 @@ CELLS = {
     "narrow": np.array([[24.0, 0.0], [0.0, 2.5]]),
     "cube": np.eye(3) * 5.0,
     "triclinic": np.array([[5.0, 0.0, 0.0], [2.0, 5.0, 0.0], [-1.0, 1.5, 6.0]]),
+    "channel": (np.array([[9.0, 0.0], [0.0, 0.0]]), (True, False), 8.0),
+    "narrow channel": (np.array([[0.0, 1.0], [0.5, 2.7]]), (False, True), 30.0),
+    "flat channel": (np.array([[30.0, 2.0], [1.0, 1.0]]), (True, False), 0.0),
+    "slab": (np.array([[5.0, 0.0, 0.0], [2.0, 5.0, 0.0], [0.0, 0.0, 1.0]]), (True, True, False), 6.0),
+    "oblique slab": (np.array([[5.0, 1.0, 0.5], [1e9, 0.0, np.nan], [-1.0, 1.5, 6.0]]), (True, False, True), 5.0),
+    "flat slab": (np.array([[0.0, 0.0, 0.0], [9.0, 1.0, 0.0], [0.0, 3.0, 8.0]]), (False, True, True), 0.0),
+    "tube": (np.array([[2.0, 1.0, 6.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), (True, False, False), 5.0),
+    "line": (np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 2.0, 60.0]]), (False, False, True), 0.0),
     "open 2D": None,
     "open 3D": None,
 }
@@ -39,12 +47,19 @@ def kernel(request, monkeypatch):
     return request.param
 
 
+"""Boxes; where they are periodic along some directions only, with these, and how far particles extend along the others.
+"""
+
+
 def sample(name, n, rng, sizes=(1.0, 0.6)):
-    cell = CELLS[name]
+    cell, periodic, extent = CELLS[name] if isinstance(CELLS[name], tuple) else (CELLS[name], None, 0.0)
     d = int(name[-2]) if cell is None else len(cell)
     scale = 8.0 * np.eye(d) if cell is None else cell
+    if periodic is not None:
+        along = np.linalg.svd(cell[list(periodic)])[2][sum(periodic) :]  # normal to the lattice vectors
+        scale = np.concatenate([cell[list(periodic)], extent * along])
     points = rng.uniform(-0.5, 1.5, size=(n, d)) @ scale
-    return mdsens.System(points, cell, rng.choice(sizes, size=n))
+    return mdsens.System(points, cell, rng.choice(sizes, size=n), periodic=periodic)
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -66,3 +66,49 @@ def test_a_view_is_saved_as_html_only(tmp_path):
         page.save(tmp_path / "view.png")
     page.save(tmp_path / "view.html")
     assert (tmp_path / "view.html").read_text().startswith("<!")
+
+
+def test_a_channel_is_drawn_with_the_faces_and_images_that_it_has():
+    """Two lines where it repeats, as long as the particles reach, and no image beyond the walls."""
+    system = mdsens.System([[0.2, 5.0], [5.0, -4.0], [9.9, 0.1]], [10.0, 0.0], 1.0, periodic=(True, False))
+    ax = plotting.draw(system)
+    points = np.asarray(ax.collections[0].get_offsets())
+    assert len(points) == 5 and any(np.allclose(point, [10.2, 5.0]) for point in points)
+    faces = np.sort([line.get_xydata() for line in ax.lines], axis=1)
+    np.testing.assert_allclose(sorted(faces[:, 0, 0]), [0.0, 10.0])
+    assert (faces[:, 0] == faces[:, 1])[:, 0].all() and np.allclose(faces[:, :, 1], [-4.5, 5.5])
+    assert ax.get_ylim()[1] > 5.5 and np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
+
+
+def test_bonds_through_the_face_of_a_channel_are_drawn_on_both_sides():
+    from mdsens.plotting.parts import draw_parts
+
+    system = mdsens.System([[0.2, 5.0], [9.5, 5.5], [8.5, 3.0]], [10.0, 10.0], 1.0, periodic=(True, False))
+    rest = mdsens.at_rest(mdsens.Bonds([[0, 1], [1, 2]], [1.0, 0.0], 1.0), system, throw=False)
+    ax = plotting.draw(system)
+    draw_parts(rest, ax)
+    (lines,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
+    assert len(lines.get_segments()) == 2
+    open_ = rest.system.replace(positions=rest.positions.at[0, 0].add(10.0), box=None)
+    free = mdsens.at_rest(mdsens.Bonds([[0, 1], [1, 2]], [1.0, 0.0], 1.0), open_, throw=False)
+    draw_parts(free, ax := plotting.draw(open_))
+    (lines,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
+    assert len(lines.get_segments()) == 1
+
+
+@pytest.mark.parametrize(
+    ("periodic", "count"), [((True, True, True), 12), ((True, True, False), 12), ((False, True, False), 8)]
+)
+def test_the_edges_of_a_slab_in_space_are_those_of_its_faces(periodic, count):
+    system = mdsens.System(
+        np.random.default_rng(0).uniform(0, 3, (20, 3)), [3.0, 4.0, 0.0 if count < 12 else 5.0], 1.0, periodic=periodic
+    )
+    drawn = plotting.view(system)
+    assert np.isfinite(np.array(scene_of(drawn)["edges"])).all() and len(scene_of(drawn)["edges"]) == count
+    assert ("φ" in scene_of(drawn)["about"]) == all(periodic)
+
+
+def scene_of(drawn):
+    from mdsens.plotting.viewer import _scene
+
+    return _scene(drawn.system, None)

@@ -42,13 +42,13 @@ def lammps():
 class Run:
     """A packing in LAMMPS."""
 
-    def __init__(self, lammps, system, epsilon=1.0):
+    def __init__(self, lammps, system, epsilon=1.0, boundary="p p p"):
         self.n, self.dim = system.n, system.dim
         self.lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
         edges = [float(system.box[k, k]) for k in range(self.dim)] + [1.0] * (3 - self.dim)
         sizes = [float(np.asarray(system.diameters)[np.asarray(system.species) == k][0]) for k in range(2)]
         self.command(
-            "units lj", f"dimension {self.dim}", "boundary p p p", "atom_style atomic", "atom_modify map array"
+            "units lj", f"dimension {self.dim}", f"boundary {boundary}", "atom_style atomic", "atom_modify map array"
         )
         self.command(
             "region box block "
@@ -109,6 +109,38 @@ def test_lammps_finds_the_same_minimum_from_nearby(lammps):
     theirs = Run(lammps, rest.system.replace(positions=rest.positions + push))
     theirs.command("min_style fire", "min_modify dmax 0.01", "minimize 0.0 1e-11 20000 100000")
     assert theirs.energy() == pytest.approx(float(rest.energy), rel=1e-8)
+
+
+@pytest.mark.parametrize(("dim", "boundary"), [(2, "p f p"), (2, "s p p"), (3, "p p s"), (3, "f p f")])
+def test_lammps_finds_the_same_minimum_between_walls_in_a_cell_that_is_open_along_some_directions(
+    lammps, dim, boundary
+):
+    """Walls of `fix wall/harmonic`, E = K (r - r_c)², and gravity; all diameters are the same, as the walls want."""
+    periodic = tuple(each == "p" for each in boundary.split()[:dim])
+    edge, n = (6.0, 44) if dim == 2 else (3.2, 44)
+    rng = np.random.default_rng(dim)
+    x = rng.uniform(0.3, edge - 0.3, (n, dim))
+    system = mdsens.System(x, edge, 1.0, np.arange(n) % 2, periodic=periodic)
+    potential, fixes = mdsens.SoftSphere(), []
+    for k in np.flatnonzero(np.logical_not(periodic)).tolist():
+        for side, up, at in (("lo", 1.0, 0.0), ("hi", -1.0, edge)):
+            potential += mdsens.PlanarWall(at * np.eye(dim)[k], up * np.eye(dim)[k], 1.5)
+            fixes.append(f"fix {'xyz'[k]}{side} all wall/harmonic {'xyz'[k]}{side} {at} {0.5 * 1.5 / 0.25} 0.0 0.5")
+        potential += mdsens.Gravity(0.01 * np.eye(dim)[k])
+        fixes.append(f"fix g{k} all addforce " + " ".join(str(0.01 * (m == k)) for m in range(3)))
+    rest = mdsens.Relaxation(tolerance=1e-12)(potential, system)
+    for shift in (0.0, 1.0):  # at our minimum, and off it
+        shaken = rest.positions + 0.02 * shift * jnp.sin(jnp.arange(1.0 * n * dim)).reshape(n, dim)
+        here = rest.system.replace(positions=shaken)
+        theirs = Run(lammps, here, boundary=boundary.replace("s", "f"))
+        theirs.command(*fixes, "run 0")
+        pairs = mdsens.AllPairs().build(mdsens.SoftSphere(), here)
+        np.testing.assert_allclose(-potential.prepared_for(here).gradient(here, pairs), theirs.gather("f"), atol=1e-10)
+    theirs = Run(lammps, rest.system, boundary=boundary.replace("s", "f"))
+    theirs.command(*fixes, "run 0")
+    before = theirs.gather("x")
+    theirs.command("min_style fire", "minimize 0.0 1e-12 1000 10000")
+    assert np.abs(theirs.gather("x") - before).max() < 1e-8
 
 
 def held(system, share=0.2):
@@ -173,7 +205,7 @@ def test_a_packing_in_two_dimensions_is_read_as_it_was_written(lammps, tmp_path)
     mdsens.write(file, rest.system.replace(positions=rest.system.wrapped()), format="lammps-data")
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     for line in (
-        "units lj", "dimension 2", "boundary p p p", "atom_style atomic", f"read_data {file}", "mass * 1.0",
+        "units lj", "dimension 2", f"boundary {boundary}", "atom_style atomic", f"read_data {file}", "mass * 1.0",
         "pair_style harmonic/cut", "pair_coeff 1 1 0.5 1.0", f"pair_coeff 1 2 {0.5 / 0.64!r} 0.8",
         f"pair_coeff 2 2 {0.5 / 0.36!r} 0.6", "thermo_modify norm no", "run 0",
     ):  # fmt: skip
@@ -188,7 +220,7 @@ def test_files_of_spheres_that_lammps_writes_are_read_with_their_sizes(lammps, t
     x[:, :2] = system.wrapped()
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     for line in (
-        "units lj", "dimension 2", "boundary p p p", "atom_style sphere", "atom_modify map array",
+        "units lj", "dimension 2", f"boundary {boundary}", "atom_style sphere", "atom_modify map array",
         f"region box block 0 {edge!r} 0 {edge!r} -0.5 0.5", "create_box 2 box",
     ):  # fmt: skip
         lmp.command(line)

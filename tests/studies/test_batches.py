@@ -96,10 +96,34 @@ def test_properties_undefined_for_open_boundaries_are_refused_with_the_file(tmp_
             tasks_of(study(system={"files": ["*.extxyz"]}, compute=asked), tmp_path)
     chosen = study(system={"files": ["*.extxyz"]}, compute={"properties": ["energy"]})
     tasks = tasks_of(chosen, tmp_path)
-    assert tasks[0].shape[2] is False
+    assert tasks[0].shape[2] == (False, False)
     (tmp_path / "open.extxyz").write_text("something else")
     (found,) = response.compute(batch_of(tasks, 1))
     assert found.reason == "InvalidInput" and "when the study was planned" in found.message
+
+
+def test_films_are_studied_in_their_cells(tmp_path):
+    """Two strips of a crystal, open above and below, in one batch; a property that needs a volume is refused."""
+    x = np.stack(np.meshgrid(np.arange(6), np.arange(3)), -1).reshape(-1, 2) * [1.1, 0.97] + [0.55, 0.0] * (
+        np.repeat(np.arange(3), 6)[:, None] % 2
+    )
+    for k, edge in enumerate((6.6, 6.7)):
+        film = mdsens.System(x * [edge / 6.6, 1.0], [edge, 0.0], 1.0, periodic=(True, False))
+        mdsens.write(tmp_path / f"{k}.extxyz", film)
+    chosen = {"system": {"files": ["*.extxyz"]}, "potential": {"name": "lennard-jones"}}
+    with pytest.raises(mdsens.InvalidInput, match="open boundaries along some directions, and so no pressure"):
+        tasks_of(study(**chosen, compute={"properties": ["pressure"]}), tmp_path)
+    tasks = tasks_of(study(**chosen, compute={"properties": ["energy"], "response": ["box"]}), tmp_path)
+    found = response.compute(batch_of(tasks, 2))
+    for k, (task, each) in enumerate(zip(tasks, found, strict=True)):
+        assert not each.reason and each.system.periodic == (True, False)
+        arrays = response.arrays_of(task, each)
+        assert arrays["periodic"].tolist() == [1, 0] and arrays["response/box"].shape == (18, 2, 2, 2)
+        lost = response.arrays_of(task, response.Found(reason="WorkerDied"))
+        assert {name: a.shape for name, a in lost.items()} == {name: a.shape for name, a in arrays.items()}
+        alone = RELAX(mdsens.LennardJones(), mdsens.read(tmp_path / f"{k}.extxyz"))
+        expected = mdsens.sensitivity(alone, "box").response
+        np.testing.assert_allclose(arrays["response/box"], expected, atol=1e-6)
 
 
 def test_polydispersity_varies_and_all_diameters_of_a_species_respond_together():

@@ -276,10 +276,12 @@ def arrays_of(task: Task, found: Found) -> dict[str, np.ndarray]:
     if keep.positions:
         arrays["positions"] = np.full((n, dim), np.nan)
         arrays["diameters"], arrays["species"] = np.full(n, np.nan), np.full(n, -1, np.int32)
-        if periodic:
+        if any(periodic):
             arrays["box"] = np.full((dim, dim), np.nan)
+        if len(set(periodic)) > 1:
+            arrays["periodic"] = np.array(periodic, np.int32)
         if system is not None:
-            known = {name: np.asarray(getattr(system, name)) for name in arrays}
+            known = {name: np.asarray(getattr(system, name), value.dtype) for name, value in arrays.items()}
             if not found.at_rest:
                 known["positions"] = arrays["positions"]
             arrays |= known
