@@ -228,7 +228,8 @@ class System(eqx.Module):
         Along the others its vectors are normal to all other vectors, and as long as the positions extend that way, with
         half of the margin on each side.
         """
-        assert self.box is not None and self.lattice is not None
+        if self.box is None or self.lattice is None:
+            raise InvalidInput("a system with open boundaries has no cell")
         if all(self.periodic):
             return jnp.zeros_like(self.box[0]), self.box
         return enclosing_box(self.positions, self.lattice, self.periodic, jnp.asarray(margin, self.box.dtype))

@@ -52,9 +52,12 @@ def sort_into_cells(system: System, width: Float[Array, ""]) -> Cells:
         extent = high - low + width
         fractions = (x - low) / extent
     else:
-        corner, box = system.enclosing_box(width)
+        box = system.box
+        if not all(system.periodic):
+            corner, box = system.enclosing_box(width)
+            x = x - corner
         extent = 1.0 / jnp.linalg.norm(reciprocal(box), axis=0)
-        fractions = (x if all(system.periodic) else x - corner) @ reciprocal(box)
+        fractions = x @ reciprocal(box)
         fractions = fractions - jnp.floor(fractions)
     most = 2**system.dim * n  # so that in dilute systems, too, a row is three widths long
     shape = _grid(extent / width, most)

@@ -61,8 +61,9 @@ class Load(LocalPotential):
 class Gravity(LocalPotential):
     """E = -Σ m g·x: a uniform acceleration.
 
-    Alone it has no minimum: add a wall. In a periodic cell x are the positions as they are, not wrapped into the cell:
-    a particle that leaves it at the bottom goes on falling.
+    Alone it has no minimum: add a wall, or fixed particles. In a periodic cell x are the positions as they are, not
+    wrapped into the cell: a particle that leaves it at the bottom goes on falling, unless the cell is open there
+    (`System.periodic`) and something is below.
 
     **Arguments:**
 

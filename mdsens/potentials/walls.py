@@ -30,8 +30,9 @@ class Wall(LocalPotential):
     particles are pushed back.
 
     A wall of another shape defines `height`, and has `epsilon` and `alpha` among its fields. Walls act on positions as
-    they are, not wrapped into a periodic cell: where a wall is parallel to a periodic direction nothing jumps, and in
-    any other direction the particles must stay in one image. A strain of the cell does not move a wall.
+    they are, not wrapped into a periodic cell: nothing jumps where all periodic directions of the cell are parallel to
+    the wall (`System.periodic`), and along others the particles must stay in one image. A strain of the cell does not
+    move a wall.
 
     **Arguments:**
 

@@ -71,8 +71,8 @@ class Relaxation:
     """Relaxes a system: `relax = Relaxation(...)`, then `relax(potential, system)`.
 
     Works under `grad`, `jacfwd`, `jacrev`, `hessian`, `jit` and `vmap`. The derivative is that of the minimum: it
-    does not depend on the initial positions; global translations (with open boundaries rotations, too) and rattlers
-    do not move; and a change of the box carries the particles along affinely before they relax.
+    does not depend on the initial positions; global translations, rotations that the boundaries allow, and
+    rattlers do not move; and a change of the box carries the particles along affinely before they relax.
 
     **Arguments:**
 
