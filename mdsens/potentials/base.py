@@ -329,6 +329,13 @@ class Pairs(eqx.Module):
         return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
 
     @property
+    def stiffness_at_cutoff(self) -> Float[Array, " p"]:
+        """|φ''(r)| of every pair just within its cutoff, whatever its distance: what is lost where the pair parts."""
+        just_inside = self.cutoff * (1.0 - 8.0 * jnp.finfo(self.cutoff.dtype).eps)
+        everywhere = jnp.ones_like(self.interacts)
+        return jnp.abs(dataclasses.replace(self, distance=just_inside, interacts=everywhere).curvature)
+
+    @property
     def force(self) -> Float[Array, " p"]:
         """|φ'(r)| of every pair."""
         return jnp.abs(self.slope)

@@ -33,7 +33,7 @@ from ..runtime.progress import Falling, reporting
 from ..runtime.tracing import as_array, is_concrete, outside_trace
 from ..system import System
 from . import validation
-from .constant_pressure import Cell, find_cell
+from .constant_pressure import Cell, find_cell, unbounded
 from .descent import Descent, Limits, Method, advance_to, begin, pushed_off
 from .equilibrium import Equilibrium
 from .rule import AtRest, LinearizationCache, Rule
@@ -291,12 +291,14 @@ class Relaxation:
         with outside_trace(concrete):
             cell = find_cell(relax, fixed_potential, fixed, rule, pressure, allowed)
         if self.throw and concrete:
-            self._check_cell(cell, allowed)
+            self._check_cell(cell, fixed, allowed)
         assert system.box is not None and fixed.box is not None and cell.system.box is not None
         box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
         return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell, allowed)
 
-    def _check_cell(self, cell: Cell, allowed: Float[Array, ""]) -> None:
+    def _check_cell(self, cell: Cell, start: System, allowed: Float[Array, ""]) -> None:
+        if bool(cell.unbounded):
+            raise unbounded(cell, start)
         if error := self._refused(cell.outcome):
             raise error
         if not float(cell.error) <= float(allowed):
