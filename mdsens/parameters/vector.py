@@ -112,7 +112,8 @@ class ParameterVector:
         matrix = np.asarray(given, dtype=float)
         if self.pair_matrices[k] and not np.array_equal(matrix, np.swapaxes(matrix, -1, -2), equal_nan=True):
             raise InvalidInput(f"{name} has one value for each pair of species: give a symmetric matrix")
-        return np.moveaxis(matrix[(..., *places)], -1, 0)
+        upper: Any = (..., *places)
+        return np.moveaxis(matrix[upper], -1, 0)
 
     @staticmethod
     def _shaped(symmetric: bool, shape: tuple[int, ...], part: Any) -> Any:

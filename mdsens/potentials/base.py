@@ -172,6 +172,9 @@ class Potential(eqx.Module):
         `jit`.
         """
 
+    def check_values(self) -> None:
+        """**Raises** `InvalidInput` for concrete parameters that make no sense in any system."""
+
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         """**Raises** `InvalidInput` for parameters that do not fit a concrete system.
 

@@ -195,9 +195,12 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
             _check_functions(self)
             _checked.add(key)
 
-    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+    def check_values(self) -> None:
         if self.sigma is not None and np.any(np.asarray(self.sigma) <= 0):
             raise InvalidInput("sigma must be a positive length")
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        self.check_values()
         bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & system.periodic))
         if bad.size:
             why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"

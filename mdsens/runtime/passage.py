@@ -55,7 +55,8 @@ class Passage:
 def _name(path: tuple[Any, ...]) -> str:
     """`epsilon`, `bonds.stiffness`, `diameters`: as a user calls it."""
     keys = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
-    return ".".join(keys[1:] if keys[0] in ("system", "potential") else keys) or "its argument"
+    start = keys[:1] == ["system"] or keys[:1] == ["potential"]
+    return ".".join(key for key in (keys[1:] if start else keys) if key != "parameters") or "its argument"
 
 
 _watched = Primitive("watched")

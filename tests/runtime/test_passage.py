@@ -47,3 +47,26 @@ def test_numbers_pass_unchanged_to_any_order():
     np.testing.assert_allclose(jax.jacrev(cubed)(x), np.diag([3.0, 12.0]))
     np.testing.assert_allclose(jax.jit(jax.hessian(lambda x: cubed(x).sum()))(x), np.diag([6.0, 12.0]))
     np.testing.assert_allclose(jax.vmap(jax.grad(cubed))(x), [3.0, 12.0])
+
+
+class Bowl(mdsens.Potential):
+    """½ k x² (1 + (-1)^m): for even m right, and without a derivative by m."""
+
+    k: jax.Array
+    m: jax.Array
+
+    def energy(self, system, neighbors):
+        return 0.5 * self.k * jnp.sum((system.positions - 1.0) ** 2 + 1.0) * (1.0 + jnp.asarray(-1.0) ** self.m)
+
+
+def test_a_parameter_without_a_finite_derivative_is_named_and_another_has_its_own():
+    system = mdsens.System([[0.5, 0.2]], None, 1.0)
+
+    def energy(potential):
+        return mdsens.Relaxation()(potential, system).energy
+
+    bowl = Bowl(jnp.asarray(1.5), jnp.asarray(2.0))
+    with pytest.raises(mdsens.SolveFailed, match="by m is not finite"):
+        jax.grad(energy)(bowl)
+    by_k = jax.grad(lambda k: energy(Bowl(k, bowl.m)))(bowl.k)
+    assert float(by_k) == pytest.approx(float(energy(bowl)) / 1.5)
