@@ -50,6 +50,7 @@ class Potential(eqx.Module):
     - `tied_to_space`: it does not follow a strain of the cell, as walls, loads and tethers.
     - `has_terms`: it is a sum of terms of few particles each, whose second derivatives can be assembled; `may_jump`:
       these may jump, as where a particle touches a wall.
+    - `is_measured`: how stiff it is depends on the system that it is prepared for, and is measured there.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
@@ -64,6 +65,7 @@ class Potential(eqx.Module):
     tied_to_space: ClassVar[bool] = False
     may_jump: ClassVar[bool] = False
     has_terms: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = False
 
     def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
         """`derived`: the methods that subclasses must not override, for a base class that defines them."""

@@ -34,7 +34,7 @@ from ..runtime.tracing import as_array, is_concrete, outside_trace
 from ..system import System
 from . import validation
 from .constant_pressure import Cell, find_cell, unbounded
-from .descent import Descent, Limits, Method, advance_to, begin, pushed_off
+from .descent import Descent, Limits, Method, advance_to, begin, pushed_off, well_posed
 from .equilibrium import Equilibrium
 from .rule import AtRest, LinearizationCache, Rule
 
@@ -511,6 +511,5 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     run, curvature, descents = jax.lax.while_loop(on_a_saddle, leave, carry)
     positions, neighbors = restore_order(run, order)
     energy = potential.energy(given.replace(positions=positions), neighbors)
-    fits = finder.fits(potential, given) & potential.covers(given) & ~potential.jumps_at_cutoff(given)
-    fits = fits & potential.keeps_images(given.replace(positions=positions), given)
+    fits = well_posed(finder, potential, given, given.replace(positions=positions))
     return Outcome(positions, neighbors, energy, run.max_force, run.steps, curvature, descents - 1, fits)
