@@ -64,6 +64,8 @@ class Status(enum.IntEnum):
     NOT_AT_REST = 16
     INCONSISTENT = 17
     SINGLE_PRECISION = 18
+    DERIVATIVE_NOT_FINITE = 19
+    CELL_UNBOUNDED = 20
 
     @property
     def error(self) -> type[MdsensError]:
@@ -119,6 +121,12 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "the cell gives way: E + pV curves down along a strain of it ({curvature:.3g}), so there is no minimum at this "
         "pressure close by; relax at fixed shape (cell='isotropic'), or at another pressure",
     ),
+    Status.CELL_UNBOUNDED: (
+        NotAMinimum,
+        "the cell {grows} without end at the pressure {pressure:.6g}: after {rounds} strains it has {ratio:.3g} times "
+        "its volume at the start, {bears}: there is no minimum of E + pV, or none close by; ask for another pressure, "
+        "or start from a denser system",
+    ),
     Status.UNRESOLVED: (
         NotDifferentiable,
         "the residual forces hide which contacts constrain {particles}: these overlap, and bear hardly more than the "
@@ -142,6 +150,13 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "another solver (linear_solvers.minres(), --linear-solver minres)",
     ),
     Status.SOLVE_FAILED: (SolveFailed, "the linear solve for {what} cannot be trusted: " + _CURES_OF_SOLVES),
+    Status.DERIVATIVE_NOT_FINITE: (
+        SolveFailed,
+        "the derivative{by} is not finite: either the energy has no finite derivative by it here (a power whose base "
+        "may be zero or negative has none by its exponent), and then differentiate by other parameters, or the linear "
+        "solve cannot be trusted. Then use the dense solver (linear_solvers.dense(), --linear-solver dense), and relax "
+        "to a smaller tolerance",
+    ),
     Status.UNBALANCED: (
         NotConverged,
         "a net force of {force:.3g} on each particle pulls all of them the same way, {steps} steps on as before, and "

@@ -34,6 +34,7 @@ from .linear_solvers.base import SymmetricSolver
 from .linear_solvers.cholesky import Cholesky
 from .linear_solvers.dense import PseudoInverse
 from .runtime.black_box import as_template, call_on_host
+from .runtime.passage import Passage
 from .runtime.tracing import frozen, is_concrete, outside_trace, with_arrays, with_closure
 
 NULL_EXPONENT = 0.4
@@ -132,7 +133,9 @@ def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
 
     - `x`: a pytree of real arrays, which carries no derivative of its own.
     - `theta`: what x depends on.
-    - `rule`: a module with this method, such as `ImplicitRule`.
+    - `rule`: a module with this method, such as `ImplicitRule`, and with `refused(theta)`: the exception for a
+      derivative that is not finite outside `jit`, as a function of the name of an argument or None; None to let it
+      pass.
     """
     return x
 
@@ -141,7 +144,11 @@ def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
 def _(primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     x, theta, rule = primals
     x, theta = with_arrays((implicit_function(x, theta, rule), theta))
-    return x, rule.response(x, theta, tangents[1])
+    refused = rule.refused(theta) if is_concrete(frozen((x, theta, rule))) else None
+    if refused is None:
+        return x, rule.response(x, theta, tangents[1])
+    passage = Passage(refused)
+    return x, passage.leave(rule.response(x, theta, passage.enter(tangents[1])))
 
 
 class ImplicitRule(eqx.Module):
@@ -165,6 +172,9 @@ class ImplicitRule(eqx.Module):
         if is_concrete((moved, change)) and _finite(change) and not _finite(moved):
             raise Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
         return moved
+
+    def refused(self, theta: Any) -> None:
+        """A θ that nothing balances has a derivative that is NaN; one beside it may have a finite one."""
 
     def check(self, x: Any, theta: Any) -> Bool[Array, ""] | bool:
         """Whether the condition is met. **Raises** `InvalidInput`, and `NotConverged` outside `jit` where it is not."""

@@ -34,10 +34,11 @@ class ContactAnalysis(eqx.Module):
       forces cannot tell whether they do, at a cutoff where the stiffness jumps. With and without them the response
       differs.
     - `at_jump` (bool [n]): particles of terms of another kind, such as walls, within as little of a jump.
-    - `touching` (bool [p]), `gap` ([p], relative to the contact distance, negative in contact) and `force` ([p], energy
-      per length): of the listed pairs of particles that are no rattlers, one of which relaxes; a gap is infinite for
-      other pairs.
-    - `contact_number`: the mean number of contacts of a constrained particle.
+    - `touching` (bool [p]), whether within the cutoff, `gap` ([p], relative to the contact distance, negative within)
+      and `force` ([p], energy per length): of the listed pairs of particles that are no rattlers, one of which relaxes;
+      a gap is infinite for other pairs.
+    - `contact_number`: the mean number of contacts of a constrained particle; pairs within a cutoff where nothing jumps
+      are none (`can_touch`).
 
     A potential without a sum over pairs has no contacts and no gaps.
     """
@@ -189,11 +190,24 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     backbone = of_backbone(configuration, pairs, rattlers)
     gap = jnp.where(backbone, pairs.gap / pairs.cutoff, jnp.inf)
     touching, constrained = pairs.interacts & backbone, ~rattlers & ~fixed
-    ends = 2.0 * jnp.sum(touching)
+    in_contact = touching & can_touch(configuration, pairs)
+    ends = 2.0 * jnp.sum(in_contact)
     if configuration.system.movable is not None:
-        ends = jnp.sum(jnp.where(constrained, count_contacts(touching, pairs.i, pairs.j, n), 0))
+        ends = jnp.sum(jnp.where(constrained, count_contacts(in_contact, pairs.i, pairs.j, n), 0))
     number = (ends / jnp.maximum(1, jnp.sum(constrained))).astype(gap.dtype)
     return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, touching, gap, force, number)
+
+
+def can_touch(configuration: Configuration, pairs: Pairs) -> Bool[Array, " p"]:
+    """The pairs whose cutoff is where a contact opens or closes.
+
+    All pairs of a potential that acts by contact, also where its stiffness sets in from zero (Hertzian spheres): there
+    the response is continuous, but bends. Of other potentials those whose stiffness jumps there: a pair that a switch
+    takes smoothly to zero leaves nothing behind.
+    """
+    if configuration.potential.contact:
+        return jnp.ones_like(pairs.interacts)
+    return pairs.stiffness_at_cutoff > STIFFNESS_JUMP * configuration.stiffness
 
 
 def of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
@@ -257,9 +271,7 @@ def _indeterminate(
     stiffness = configuration.stiffness
     reach = _uncertainty(configuration, residual, curvature_bound)
     near = of_backbone(configuration, pairs, rattlers) & (jnp.abs(pairs.gap) <= reach)
-    just_inside = pairs.cutoff * (1.0 - 8.0 * jnp.finfo(pairs.cutoff.dtype).eps)
-    at_cutoff = dataclasses.replace(pairs, distance=just_inside, interacts=near)
-    return near & (jnp.abs(at_cutoff.curvature) > STIFFNESS_JUMP * stiffness)
+    return near & (pairs.stiffness_at_cutoff > STIFFNESS_JUMP * stiffness)
 
 
 def _uncertainty(

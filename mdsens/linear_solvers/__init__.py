@@ -20,9 +20,7 @@ from ..system import System
 from .cholesky import Cholesky
 from .dense import PseudoInverse
 from .minres import Minres
-
-DENSE_UP_TO = 1200
-"""Degrees of freedom up to which the dense solver is chosen, where there are no sparse factors."""
+from .solve import DENSE_UP_TO
 
 FACTORS_FROM = 500
 """Degrees of freedom from which sparse factors are chosen, where available: below, some hundred solves by eigenvectors
@@ -80,13 +78,16 @@ REGISTRY: dict[str, Callable[[], lx.AbstractLinearSolver]] = {
 def automatic(potential: Potential, system: System, minimum_only: bool = True) -> lx.AbstractLinearSolver:
     """Sparse Cholesky factors where they are available and win; else dense for small systems and MINRES beyond.
 
+    Where a solve with factors cannot be trusted, MINRES takes its place, and for a small system the dense solver after
+    that.
+
     **Arguments:**
 
     - `minimum_only`: whether only minima are to be differentiated, where H is positive.
     """
     size = system.positions.size
     if minimum_only and size >= FACTORS_FROM and _factors_win(potential, system):
-        return cholesky()
+        return Cholesky(falls_back=True)
     return dense() if size <= DENSE_UP_TO else minres()
 
 

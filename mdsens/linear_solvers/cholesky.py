@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -25,10 +26,17 @@ class Cholesky(SymmetricSolver):
     as the inverse in an iterative refinement. sparsax keeps the numeric factors of the last matrices: further
     right-hand sides cost two triangular solves each.
 
+    **Arguments:**
+
+    - `falls_back` (bool): whether other solvers take its place where a solution cannot be trusted, as where modes are
+      softer than what is added to the diagonal; the automatic choice does so.
+
     **Reference:**
 
     - Chen, Davis, Hager and Rajamanickam, ACM Trans. Math. Softw. 35, 22 (2008).
     """
+
+    falls_back: bool = eqx.field(default=False, static=True)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Entries:
         """The entries of the upper triangle: rows, columns, values. Entries of one place are summed."""

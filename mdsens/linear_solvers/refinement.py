@@ -9,8 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-MOST_ROUNDS = 9
-"""Of refinement. Two suffice; five where the right-hand side has an unknown part in the null space."""
+MOST_ROUNDS = 12
+"""Of refinement. Two suffice; six where the right-hand side has an unknown part in the null space, and as many where
+modes are so soft that the addition to the diagonal of sparse factors is a tenth of them.
+"""
+
+STAGNATES = 0.5
+"""A residual that a round leaves above this part of itself is one along a null space. Along soft modes it falls: by
+s/(λ + s) each round, s being the addition to the diagonal of sparse factors.
+"""
 
 Displacements = Float[Array, "n d"]
 Invert = Callable[[Displacements, Float[Array, ""], Bool[Array, ""]], Displacements]
@@ -38,7 +45,8 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
 
     The residual of a rough solve is solved for again; the last correction, relative to x, measures the error of the
     solution before it. Where a residual r remains, b has a part in an unknown null space: the part of r that A⁺(A r)
-    does not reproduce. That part is accepted only if A annihilates it.
+    does not reproduce. That part is accepted only if A annihilates it and it is orthogonal to the rest of b: with a
+    soft mode in it, it would be neither.
     """
     eps = float(jnp.finfo(b.dtype).eps)
     good, size = eps**0.5, jnp.linalg.norm
@@ -57,9 +65,10 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
         x = _orthogonal(jnp.where(run.purify, run.x, run.x + found), null)
         left = b - multiply(x)
         residual = size(left - null)
-        floppy = run.floppy | (residual > 1e3 * good)
-        astray = floppy & ~run.floppy  # the first attempt went along a null part
-        error = size(found) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
+        stagnates = residual > STAGNATES * jnp.minimum(run.residual, 1.0)
+        floppy = run.floppy | ((residual > 1e3 * good) & stagnates)
+        astray = floppy & ~run.floppy  # the attempts so far went along a null part
+        error = size(x - run.x) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
         error = jnp.where(run.purify | failed | astray, jnp.inf, error)
         x, left = jnp.where(astray, 0.0, x), jnp.where(astray, b, left)
         return _Refinement(x, left, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
@@ -68,8 +77,10 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
     zero = jnp.zeros_like(b)
     start = _Refinement(zero, b, zero, far, far, no, no, jnp.asarray(0, jnp.int32))
     run = jax.lax.while_loop(unfinished, improve, start)
+    rest = b - run.null
     annihilated = size(multiply(run.null)) <= good * size(run.null)
-    trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated
+    apart = jnp.abs(jnp.sum(run.null * rest)) <= (10.0 * good * size(rest) + 1e2 * eps) * size(run.null)
+    trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated & apart
     return jnp.where(trusted, run.x, jnp.nan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -20,6 +21,9 @@ from .refinement import Multiply, refine
 
 TAGS = (lx.symmetric_tag, lx.positive_semidefinite_tag)
 
+
+DENSE_UP_TO = 1200
+"""Degrees of freedom up to which the dense solver is chosen, where there are no sparse factors or they fail."""
 
 DIRECT = lx.LU | lx.QR | lx.SVD | lx.Cholesky | lx.AutoLinearSolver
 """Solvers of lineax that need a matrix; any other one is given a function that multiplies by it."""
@@ -67,11 +71,60 @@ def solve(
     flat = float(jnp.finfo(b.dtype).eps) ** ZERO_EIGENVALUE_EXPONENT
     invert = _inverter(solver, factors, hessian, modes, multiply, flat)
     x = refine(invert, multiply, direction)
+    if isinstance(solver, Cholesky) and solver.falls_back:
+        x = _rescued(x, hessian, modes, multiply, direction, flat)
     if not isinstance(solver, Minres | Cholesky):
         # A part that A all but annihilates is invisible to multiply: such a solution is not of minimum norm.
         again = _minres(multiply, multiply(x), flat, jnp.zeros_like(size))
         x = jnp.where(jnp.linalg.norm(x - again) <= 1e2 * flat**0.5 * jnp.linalg.norm(x), x, jnp.nan)
     return size / unit * x
+
+
+def _rescued(
+    x: Displacements, hessian: Hessian, modes: ZeroModes, multiply: Multiply, b: Displacements, flat: float
+) -> Displacements:
+    """x, or where it is NaN the solution by the solver that is chosen where there are no factors.
+
+    Under `vmap` columns that need none cost MINRES two products, for a right-hand side of zero.
+    """
+    failed = ~jnp.all(jnp.isfinite(x))
+    if b.size <= DENSE_UP_TO:
+        return jnp.where(failed, _unit(hessian) * _by_eigenvectors(hessian, modes, failed, b), x)
+    invert = _inverter(Minres(), None, hessian, modes, multiply, flat)
+    return jnp.where(failed, refine(invert, multiply, jnp.where(failed, b, 0.0)), x)
+
+
+@jax.custom_batching.custom_vmap
+def _by_eigenvectors(hessian: Hessian, modes: ZeroModes, wanted: Bool[Array, ""], b: Displacements) -> Displacements:
+    """H⁺ b by eigenvectors where it is wanted, else zero."""
+    return _by_eigenvectors_of_any(hessian, modes, wanted[None], b[None])[0]
+
+
+@_by_eigenvectors.def_vmap
+def _(size: int, batched: Any, hessian: Any, modes: Any, wanted: Array, b: Array) -> tuple[Array, bool]:
+    """One set of eigenvectors for all right-hand sides; a selection would compute them where none is wanted."""
+    wanted, b = (
+        a if each else jnp.broadcast_to(a, (size, *a.shape)) for a, each in zip((wanted, b), batched[2:], strict=True)
+    )
+    if not any(jax.tree.leaves(batched[:2])):
+        return _by_eigenvectors_of_any(hessian, modes, wanted, b), True
+    each, shared = eqx.partition((hessian, modes), tuple(batched[:2]))
+
+    def one(given: Any) -> Array:
+        own, wanted, b = given
+        return _by_eigenvectors(*eqx.combine(own, shared), wanted, b)
+
+    return jax.lax.map(one, (each, wanted, b)), True
+
+
+def _by_eigenvectors_of_any(hessian: Hessian, modes: ZeroModes, wanted: Array, b: Array) -> Array:
+    solver = PseudoInverse()
+
+    def found() -> Array:
+        factors = factorize(solver, hessian, modes)
+        return jax.vmap(lambda b: _from_lineax(solver, factors, hessian, modes, b))(b)
+
+    return jax.lax.cond(jnp.any(wanted), found, lambda: jnp.zeros_like(b))
 
 
 def _unit(hessian: Hessian) -> Float[Array, ""]:

@@ -22,7 +22,9 @@ from .names import check_name, parameter_value, with_parameter
 class ParameterVector:
     """Parameters called by `names`, of these `shapes`, as one vector.
 
-    Of a matrix with one entry per pair of species the upper triangle counts, since it is symmetric.
+    A matrix with one entry per pair of species is symmetric, and a component of it is a value for a pair: the upper
+    triangle, `epsilon[0,1]` for both (0, 1) and (1, 0). The derivative by such a component is that of both entries
+    together, twice what `jax.grad` gives for each of them.
     """
 
     names: tuple[str, ...]
@@ -81,13 +83,17 @@ class ParameterVector:
         return potential, system
 
     def broadcast(self, given: Mapping[str, Any], default: Any) -> np.ndarray:
-        """A value for every component, from those given for parameters or for components by their name."""
+        """A value for every component, from those given for parameters or for components by their name.
+
+        Of a matrix a whole matrix may be given, or one value for all components, or a list of one for each. Where a
+        value is a pair, (low, high), it may be a pair of matrices.
+        """
         unknown = set(given) - set(self.names) - set(self.labels)
         if unknown:
             raise InvalidInput(f"{', '.join(sorted(unknown))}: the parameters are {', '.join(self.labels[:12])}")
         values: list[Any] = []
-        for name, part in zip(self.names, self.split(self.labels), strict=True):
-            whole = given.get(name, default)
+        for k, (name, part) in enumerate(zip(self.names, self.split(self.labels), strict=True)):
+            whole = self._of_matrix(k, given.get(name, default), np.shape(default))
             each = whole if np.ndim(whole) > np.ndim(default) else [whole] * len(part)
             if len(each) != len(part):
                 raise InvalidInput(f"{name} has {len(part)} components, and {len(each)} values were given for it")
@@ -97,6 +103,17 @@ class ParameterVector:
         except ValueError as error:
             wanted = "a number" if np.ndim(default) == 0 else f"{len(default)} numbers"
             raise InvalidInput(f"each of {', '.join(given)} wants {wanted}, not {given}") from error
+
+    def _of_matrix(self, k: int, given: Any, each: tuple[int, ...]) -> Any:
+        """The components of a matrix [*each, s, s] that is given for the k-th parameter; anything else as it is."""
+        name, shape, places = self.names[k], self.shapes[k], self._places[k]
+        if len(shape) < 2 or _shape_of(given) != (*each, *shape):
+            return given
+        matrix = np.asarray(given, dtype=float)
+        if self.pair_matrices[k] and not np.array_equal(matrix, np.swapaxes(matrix, -1, -2), equal_nan=True):
+            raise InvalidInput(f"{name} has one value for each pair of species: give a symmetric matrix")
+        upper: Any = (..., *places)
+        return np.moveaxis(matrix[upper], -1, 0)
 
     @staticmethod
     def _shaped(symmetric: bool, shape: tuple[int, ...], part: Any) -> Any:
@@ -112,6 +129,14 @@ class ParameterVector:
     @property
     def _places(self) -> list[tuple[np.ndarray, ...]]:
         return [_places_of(*each) for each in zip(self.pair_matrices, self.shapes, strict=True)]
+
+
+def _shape_of(given: Any) -> tuple[int, ...] | None:
+    """The shape of numbers; None of a list that is none, or ragged."""
+    try:
+        return np.shape(np.asarray(given, dtype=float))
+    except (TypeError, ValueError):
+        return None
 
 
 def given_by_name(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Potential(eqx.Module):
     - `tied_to_space`: it does not follow a strain of the cell, as walls, loads and tethers.
     - `has_terms`: it is a sum of terms of few particles each, whose second derivatives can be assembled; `may_jump`:
       these may jump, as where a particle touches a wall.
+    - `is_measured`: how stiff it is depends on the system that it is prepared for, and is measured there.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
@@ -64,6 +65,7 @@ class Potential(eqx.Module):
     tied_to_space: ClassVar[bool] = False
     may_jump: ClassVar[bool] = False
     has_terms: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = False
 
     def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
         """`derived`: the methods that subclasses must not override, for a base class that defines them."""
@@ -171,6 +173,9 @@ class Potential(eqx.Module):
         """**Raises** `InvalidInput` for parameters of wrong shapes or functions that JAX cannot trace; works under
         `jit`.
         """
+
+    def check_values(self) -> None:
+        """**Raises** `InvalidInput` for concrete parameters that make no sense in any system."""
 
     def check_functions(self, system: System) -> None:
         """**Raises** `InvalidInput` for functions, written by somebody else, that cannot be computed for a system."""
@@ -344,6 +349,13 @@ class Pairs(eqx.Module):
     def curvature(self) -> Float[Array, " p"]:
         """φ''(r) of every pair."""
         return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
+
+    @property
+    def stiffness_at_cutoff(self) -> Float[Array, " p"]:
+        """|φ''(r)| of every pair just within its cutoff, whatever its distance: what is lost where the pair parts."""
+        just_inside = self.cutoff * (1.0 - 8.0 * jnp.finfo(self.cutoff.dtype).eps)
+        everywhere = jnp.ones_like(self.interacts)
+        return jnp.abs(dataclasses.replace(self, distance=just_inside, interacts=everywhere).curvature)
 
     @property
     def force(self) -> Float[Array, " p"]:

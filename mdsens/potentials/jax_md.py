@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -43,6 +43,8 @@ class JaxMD(Potential):
     jax-md evaluates such a function over all pairs (or triples) of particles: for hundreds of
     particles, not for thousands. Its typical stiffness is measured where a relaxation begins, as `unit`.
     """
+
+    is_measured: ClassVar[bool] = True
 
     parameters: dict[str, Any]
     constants: _Constants = eqx.field(static=True)

@@ -40,8 +40,10 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
                 return 6.0 * sigma
 
     `pair_energy` is written for one pair: r and sigma are numbers, and so is every parameter. A parameter that was
-    given as a matrix [s, s] is, inside `pair_energy`, the entry for the two species at hand (the symmetric part of
-    the matrix counts).
+    given as a matrix [s, s] is, inside `pair_energy`, the entry for the two species at hand. The symmetric part of the
+    matrix counts, so that `jax.grad` and `mdsens.sensitivity` give each of the entries (0, 1) and (1, 0) half of the
+    derivative by the value of that pair; functions with named components (`predict`, `fit`, `influence`) give the
+    whole, for the one component `epsilon[0,1]`.
 
     A class sets `contact` to True if its particles interact only where they touch: they repel for r < cutoff, and the
     energy is zero beyond. Rattlers are then recognized by the number of their contacts.
@@ -193,9 +195,12 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
             _check_functions(self)
             _checked.add(key)
 
-    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+    def check_values(self) -> None:
         if self.sigma is not None and np.any(np.asarray(self.sigma) <= 0):
             raise InvalidInput("sigma must be a positive length")
+
+    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
+        self.check_values()
         bad = np.flatnonzero(~(cutoffs > 0.0) | (np.isinf(cutoffs) & any(system.periodic)))
         if bad.size:
             why = "; in a periodic cell it must be finite" if np.isinf(cutoffs[bad[0]]) else ", not a positive length"

@@ -12,7 +12,6 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from ..errors import InvalidInput
-from ..system import System
 from .base import PairParameter, Scalar, parameter
 from .pair import PairPotential
 
@@ -76,7 +75,7 @@ class SoftSphere(PairPotential):
     def cutoff(self, sigma: Scalar) -> Scalar:
         return sigma
 
-    def check_for(self, system: System, cutoffs: np.ndarray) -> None:
-        super().check_for(system, cutoffs)
+    def check_values(self) -> None:
+        super().check_values()
         if np.any(np.asarray(self.epsilon) < 0.0):
             raise InvalidInput("epsilon of SoftSphere must not be negative: these particles repel each other")

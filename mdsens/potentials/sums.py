@@ -104,6 +104,10 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return all(term.has_terms for term in self.terms)
 
     @property
+    def is_measured(self) -> bool:  # type: ignore[override]
+        return any(term.is_measured for term in self.terms)
+
+    @property
     def contact(self) -> bool:  # type: ignore[override]
         return self.pair_part is not None and self.pair_part.contact
 

@@ -7,6 +7,7 @@ theorem as the particles do.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import Status
+from ..errors import MdsensError, Status
 from ..geometry import symmetric_strains
 from ..implicit import implicit_function
 from ..landscape.configuration import Configuration
@@ -54,6 +55,9 @@ class _Cell(eqx.Module):
 
     def response(self, box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:
         return _strained(box, at_rest, change)
+
+    def refused(self, at_rest: AtRest) -> Callable[[str | None], MdsensError] | None:
+        return at_rest.rule.refused
 
 
 def _strained(box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:

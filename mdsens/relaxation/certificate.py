@@ -42,7 +42,8 @@ class Certificate:
     `rattlers` (their ids), and `floppy` others; None where these were not counted, without a dense matrix. `fixed`
     degrees of freedom are none of them.
 
-    **Contacts** of a sum over pairs, without rattlers: the mean `contact_number`, and the `isostatic` one of as many
+    **Contacts** of a sum over pairs, without rattlers: the mean `contact_number` (None where no stiffness jumps at a
+    cutoff, as with a smooth switch), and the `isostatic` one of as many
     frictionless spheres, 2d - 2(d-1)/N; `smallest_overlap` and `smallest_gap`, as fractions of the contact distance
     (the gap among the pairs of the neighbor list); `indeterminate`, the pairs too near to touching to tell, where the
     response is one-sided; `unresolved`, those of the rattlers that may be none: their contacts overlap, and bear
@@ -303,7 +304,8 @@ def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbor
         return nothing
     touching, gap, force = (np.asarray(a) for a in (contacts.touching, contacts.gap, contacts.force))
     constrained, d = int(np.sum(np.asarray(contacts.constrained))), here.system.dim
-    facts = nothing | {"contact_number": float(linearization.evidence.contact_number)}
+    number = float(linearization.evidence.contact_number)
+    facts = nothing | {"contact_number": number if number > 0.0 or here.potential.contact else None}
     if touching.any():
         facts["force_scale"] = float(np.mean(force[touching]))
     if here.potential.contact:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, MdsensError, Status
 from ..linearization import Linearization
 from ..potentials import Potential
 from ..runtime.tracing import as_array, is_concrete
@@ -33,13 +33,23 @@ FIRST_STRAIN, LONGEST_STRAIN = 0.02, 0.1
 SHORTEST_STRAIN = 1e-14
 """Strains below this are rounding."""
 
+TENSION_LEFT = 0.5
+"""A cell under tension that bears less than this part of what it has borne on the way, and is larger than it was then,
+is past its strength: it grows until its particles no longer meet.
+"""
+
+LARGEST_SPACING, SMALLEST_SPACING = 4.0, 0.1
+"""Of particles, in their typical length or in that at the start: a cell beyond has no minimum on the way that it goes.
+"""
+
 
 class Cell(eqx.Module):
     """A system at rest in a cell: how its enthalpy E + pV changes with the strain of the cell, to second order, at the
     target `pressure`, or one on the way there.
 
     `error` is the largest deviation of the stress from the pressure, of the components that are free. `longest` is how
-    far the cell may be strained next, `rounds` and `steps` the work so far.
+    far the cell may be strained next, `rounds` and `steps` the work so far. `tension` is what the cell bears, `borne`
+    the most that it has on the way, at the volume `borne_at`; `unbounded`: it grows, or shrinks, without end.
     """
 
     system: System
@@ -53,6 +63,10 @@ class Cell(eqx.Module):
     longest: Float[Array, ""]
     rounds: Int[Array, ""]
     steps: Int[Array, ""]
+    tension: Float[Array, ""]
+    borne: Float[Array, ""]
+    borne_at: Float[Array, ""]
+    unbounded: Bool[Array, ""]
 
 
 def find_cell(
@@ -83,16 +97,17 @@ def find_cell(
 
     def unfinished(cell: Cell) -> Bool[Array, ""]:
         there = (cell.error <= allowed) & (cell.pressure == pressure)
-        return ~there & (cell.rounds < MOST_ROUNDS) & (cell.longest > SHORTEST_STRAIN)
+        return ~there & ~cell.unbounded & (cell.rounds < MOST_ROUNDS) & (cell.longest > SHORTEST_STRAIN)
 
     def strain_further(cell: Cell) -> Cell:
         cell = _lowered(cell, pressure, allowed, rule)
         strain, strained = _strained(cell, rule)
         after = examine(strained, cell.pressure, cell.longest, cell.rounds + 1, cell.steps)
-        return _better(cell, after, strain)
+        return _watched(_better(cell, after, strain), cell, bounds)
 
     none, dtype = jnp.asarray(0, jnp.int32), system.positions.dtype
     pressure = pressure.astype(dtype)
+    bounds = _volumes(potential, system)
     cell = _from_above(examine(system, pressure, as_array(FIRST_STRAIN, dtype), none, none), rule)
     if not is_concrete((potential, system, pressure)):
         return _under(jax.lax.while_loop(unfinished, strain_further, cell), pressure, rule)
@@ -118,7 +133,30 @@ def _cell(
     stiffness = jnp.where(jnp.all(jnp.isfinite(stiffness)), stiffness, 0.0)
     error, lowest = _off(slope, here.system, rule), jnp.linalg.eigvalsh(stiffness)[0]
     done = error, longest, rounds, steps + outcome.steps
-    return Cell(here.system, pressure, outcome, enthalpy, slope, stiffness, lowest, *done)
+    traces = of_volume(rule, here.system)[0]
+    tension = traces @ slope / (traces @ traces * here.system.volume) - pressure
+    watched = tension, tension, here.system.volume, jnp.asarray(False)
+    return Cell(here.system, pressure, outcome, enthalpy, slope, stiffness, lowest, *done, *watched)
+
+
+@eqx.filter_jit
+def _volumes(potential: Potential, system: System) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The smallest and the largest volume of a cell that may still find a minimum."""
+    of_particles = system.n * potential.length(system) ** system.dim
+    smallest = SMALLEST_SPACING**system.dim * jnp.minimum(of_particles, system.volume)
+    return smallest, LARGEST_SPACING**system.dim * jnp.maximum(of_particles, system.volume)
+
+
+@eqx.filter_jit
+def _watched(cell: Cell, before: Cell, bounds: tuple[Float[Array, ""], Float[Array, ""]]) -> Cell:
+    """The same cell, with what it has borne on the way, and whether it is past it."""
+    more, volume = cell.tension > before.borne, cell.system.volume
+    borne = jnp.where(more, cell.tension, before.borne)
+    borne_at = jnp.where(more, volume, before.borne_at)
+    torn = (borne > 0.0) & (cell.tension < TENSION_LEFT * borne) & (volume > borne_at)
+    unbounded = (cell.pressure < 0.0) & (torn | (volume > bounds[1])) | (volume < bounds[0])
+    parts = lambda cell: (cell.borne, cell.borne_at, cell.unbounded)  # noqa: E731
+    return eqx.tree_at(parts, cell, (borne, borne_at, unbounded))
 
 
 def _off(slope: Float[Array, " m"], system: System, rule: Rule) -> Float[Array, ""]:
@@ -131,9 +169,7 @@ def _off(slope: Float[Array, " m"], system: System, rule: Rule) -> Float[Array, 
 @eqx.filter_jit
 def _from_above(cell: Cell, rule: Rule) -> Cell:
     """The cell under the first pressure on the way down from its own."""
-    traces = of_volume(rule, cell.system)[0]
-    own = cell.pressure - traces @ cell.slope / (traces @ traces * cell.system.volume)
-    return _under(cell, _next(cell.pressure, own), rule)
+    return _under(cell, _next(cell.pressure, -cell.tension), rule)
 
 
 @eqx.filter_jit
@@ -195,3 +231,18 @@ def _better(before: Cell, after: Cell, strain: Float[Array, " m"]) -> Cell:
         best = jax.tree.map(lambda a, b: jnp.where(taken, a, b), after, before)
     counts = lambda cell: (cell.longest, cell.rounds, cell.steps)  # noqa: E731
     return eqx.tree_at(counts, best, (longest, after.rounds, after.steps))
+
+
+def unbounded(cell: Cell, start: System) -> MdsensError:
+    """The exception for a cell that grows or shrinks without end."""
+    ratio = float(cell.system.volume) / float(start.volume)
+    bears = f"where its stress is {float(cell.tension):.3g}"
+    if float(cell.borne) > 0.0:
+        bears = f"and bears a tension of {float(cell.tension):.3g}, {float(cell.borne):.3g} at most on the way"
+    return Status.CELL_UNBOUNDED.raised(
+        grows="grows" if ratio > 1.0 else "shrinks",
+        pressure=float(cell.pressure),
+        rounds=int(cell.rounds),
+        ratio=ratio,
+        bears=bears,
+    )

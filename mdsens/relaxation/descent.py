@@ -124,6 +124,15 @@ def advance_to(method: Method, potential: Potential, system: System, run: Descen
     return jax.lax.while_loop(lambda run: unfinished(run, limits), another_round, run)
 
 
+def well_posed(finder: PairFinder, potential: Potential, start: System, end: System) -> Bool[Array, ""]:
+    """Whether the energy at the end of a descent is the one meant: all periodic images within the cutoff are counted,
+    there are parameters for all species, no pair's energy or force jumps at its cutoff, and local terms join the images
+    that they did at the start.
+    """
+    fits = finder.fits(potential, start) & potential.covers(start) & ~potential.jumps_at_cutoff(start)
+    return fits & potential.keeps_images(end, start)
+
+
 def pushed_off(potential: Potential, system: System, curvature: Curvature) -> Float[Array, "n d"]:
     """The positions, pushed off a saddle along its lowest curvature."""
     longest = largest_length(curvature.direction)

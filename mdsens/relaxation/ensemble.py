@@ -27,7 +27,7 @@ from ..runtime.compiled import release_when_full
 from ..runtime.tracing import as_array, is_concrete, outside_trace
 from ..system import System
 from . import validation
-from .descent import Descent, Limits, Method, advance, begin, pushed_off
+from .descent import Descent, Limits, Method, advance, begin, pushed_off, well_posed
 from .equilibrium import Equilibrium
 from .relaxation import MOST_ESCAPES, Outcome, Relaxation
 
@@ -74,7 +74,13 @@ def relax_ensemble(
     if own and len(potentials) != size:
         raise InvalidInput(f"{len(potentials)} potentials for {size} systems: one for all, or one for each")
     first = jax.tree.map(lambda leaf: leaf[0], system)
-    prepared = [each.prepared_for(first) for each in potentials]
+    if potentials[0].is_measured and not own:
+        potentials, own = potentials * size, True
+    if own and any(each.is_measured for each in potentials):
+        of_each = [jax.tree.map(lambda leaf, k=k: leaf[k], system) for k in range(size)]
+    else:
+        of_each = [first] * len(potentials)
+    prepared = [each.prepared_for(of_one) for each, of_one in zip(potentials, of_each, strict=True)]
     one_or_each = _stacked(prepared, "potentials") if own else prepared[0]
     members = _Members(one_or_each, system, as_array(np.zeros(size, system.positions.dtype)), own)
     here = jax.lax.stop_gradient(members)
@@ -350,8 +356,7 @@ def _examined(
         neighbors = neighbors.with_images_of(member.system.positions, member.system.lattice)
         here = Configuration(member.potential, member.system, neighbors)
         curvature = lowest_curvature(here, found.max_force)
-        fits = finder.fits(member.potential, member.system) & member.potential.covers(member.system)
-        fits = fits & member.potential.keeps_images(member.system, member.system.replace(positions=start))
+        fits = well_posed(finder, member.potential, member.system.replace(positions=start), member.system)
         done = here.energy(), found.max_force, found.steps, curvature, escapes, fits
         return Outcome(found.positions, neighbors, *done), nearly_in_contact(here)
 

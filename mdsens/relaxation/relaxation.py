@@ -33,8 +33,8 @@ from ..runtime.progress import Falling, reporting
 from ..runtime.tracing import as_array, is_concrete, outside_trace
 from ..system import System
 from . import validation
-from .constant_pressure import Cell, find_cell
-from .descent import Descent, Limits, Method, advance_to, begin, pushed_off
+from .constant_pressure import Cell, find_cell, unbounded
+from .descent import Descent, Limits, Method, advance_to, begin, pushed_off, well_posed
 from .equilibrium import Equilibrium
 from .rule import AtRest, LinearizationCache, Rule
 
@@ -293,7 +293,7 @@ class Relaxation:
         if self.throw and concrete:
             with outside_trace():
                 self._check_derivatives(fixed_potential, cell.system, cell.outcome)
-            self._check_cell(cell, allowed)
+            self._check_cell(cell, fixed, allowed)
         assert system.box is not None and fixed.box is not None and cell.system.box is not None
         box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
         return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell, allowed)
@@ -304,7 +304,9 @@ class Relaxation:
         if float(outcome.max_force) <= self.force_limit:
             validation.check_derivatives(at_rest)
 
-    def _check_cell(self, cell: Cell, allowed: Float[Array, ""]) -> None:
+    def _check_cell(self, cell: Cell, start: System, allowed: Float[Array, ""]) -> None:
+        if bool(cell.unbounded):
+            raise unbounded(cell, start)
         if error := self._refused(cell.outcome):
             raise error
         if not float(cell.error) <= float(allowed):
@@ -521,6 +523,5 @@ def _descend_in_jit(method: Method, potential: Potential, given: System, limits:
     positions, neighbors = restore_order(run, order)
     neighbors = neighbors.with_images_of(positions, given.lattice)
     energy = potential.energy(given.replace(positions=positions), neighbors)
-    fits = finder.fits(potential, given) & potential.covers(given) & ~potential.jumps_at_cutoff(given)
-    fits = fits & potential.keeps_images(given.replace(positions=positions), given)
+    fits = well_posed(finder, potential, given, given.replace(positions=positions))
     return Outcome(positions, neighbors, energy, run.max_force, run.steps, curvature, descents - 1, fits)

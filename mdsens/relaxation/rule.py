@@ -26,13 +26,14 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import Status
+from ..errors import MdsensError, Status
 from ..geometry import PairList, reciprocal, symmetric_strains
 from ..implicit import implicit_function, nan_unless
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization, linearize
 from ..potentials import Potential
-from ..runtime.tracing import is_concrete, outside_trace
+from ..runtime.passage import Passage
+from ..runtime.tracing import frozen, is_concrete, outside_trace
 from ..system import System
 
 Change = tuple[Any, Any]
@@ -58,9 +59,19 @@ class Rule:
     one_sided: bool = False
     cell: Literal["isotropic", "full"] = "isotropic"
 
+    @property
+    def refused(self) -> Callable[[str | None], MdsensError] | None:
+        """The exception for a derivative that is not finite, by the name of a parameter; None to let it pass."""
+        return not_finite if self.refuse else None
+
     def strains(self, d: int) -> Float[np.ndarray, "m d d"]:
         """A basis of the strains of a cell at constant pressure."""
         return np.eye(d)[None] if self.cell == "isotropic" else symmetric_strains(d)[0]
+
+
+def not_finite(name: str | None) -> MdsensError:
+    """The exception for a derivative by this parameter that is not finite, or along a change of many if None."""
+    return Status.DERIVATIVE_NOT_FINITE.raised(by=f" by {name}" if name else "")
 
 
 class LinearizationCache:
@@ -117,6 +128,9 @@ class _Particles(eqx.Module):
             linearization.check(at_rest.rule.one_sided)
         return _response(linearization, (change.system, change.potential), at_rest.rule)
 
+    def refused(self, at_rest: AtRest) -> Callable[[str | None], MdsensError] | None:
+        return at_rest.rule.refused
+
 
 @eqx.filter_custom_jvp
 def energy_at_rest(at_rest: AtRest) -> Float[Array, ""]:
@@ -128,8 +142,11 @@ def energy_at_rest(at_rest: AtRest) -> Float[Array, ""]:
 def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
     (at_rest,), (change,) = primals, tangents
     here = at_rest.system.replace(positions=positions_at_rest(at_rest))
-    change_of_energy = _change_of_energy(here, at_rest.potential, at_rest.neighbors, (change.system, change.potential))
-    return energy_at_rest(at_rest), change_of_energy
+    refused = at_rest.rule.refused if is_concrete(frozen(at_rest)) else None
+    passage = None if refused is None else Passage(refused)
+    along = change if passage is None else passage.enter(change)
+    found = _change_of_energy(here, at_rest.potential, at_rest.neighbors, (along.system, along.potential))
+    return energy_at_rest(at_rest), found if passage is None else passage.leave(found)
 
 
 def linearization_of(at_rest: AtRest, x: Float[Array, "n d"] | None = None) -> Linearization:

@@ -20,7 +20,7 @@ from ..potentials import Potential
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from . import validation
-from .descent import stepper
+from .descent import stepper, well_posed
 from .equilibrium import Equilibrium
 from .relaxation import small_force
 from .rule import Rule
@@ -60,8 +60,7 @@ class Unrolled:
             list_ = allocate(finder, *start)
             finder = list_.finder.enlarged(list_)
         positions, list_, overflow = _run(self.minimizer, self.steps, finder, potential, system)
-        fits = finder.fits(*start) & potential.covers(system)
-        fits = fits & potential.keeps_images(system.replace(positions=positions), system)
+        fits = well_posed(finder, potential, system, system.replace(positions=positions))
         positions = positions * jnp.where(overflow | ~fits, jnp.nan, 1.0)
         relaxed = system.replace(positions=positions)
         here = Configuration(potential, relaxed, list_)

@@ -109,7 +109,8 @@ def follow(
 
     Each step predicts the positions with the response, and the first contact that opens or closes with it (`validity`);
     it corrects them by Newton's method and relaxation, locates the change between two equilibria on either side of it,
-    and continues beyond.
+    and continues beyond. Where no contact changes, as with smooth potentials, a step is halved until the positions at
+    its ends agree with the responses there; where they never do, the particles have rearranged.
 
     **Arguments:**
 
@@ -156,24 +157,28 @@ class _Follower:
 
     def run(self, start: Equilibrium) -> Path:
         here, ended = _Point(0.0, start, network(start)), None
-        visited: list[tuple[_Point, np.ndarray]] = []
+        rates = contact_rates(start, self.wrt, self.way)
+        visited = [(here, rates.response)]
         events: list[Event] = []
-        while True:
+        while here.s < 1.0 and len(visited) < MOST_POINTS:
             try:
-                rates = contact_rates(here.rest, self.wrt, self.way)
-                visited.append((here, rates.response))
-                if here.s >= 1.0 or len(visited) >= MOST_POINTS:
-                    break
                 there = self._at(here, self._target(here.s, rates), rates.response)
                 if there.network.contacts != here.network.contacts:
                     here, there = self._locate(here, there, rates)
                     events.append(self._event(here, there))
-                here = there
+                    ahead = contact_rates(there.rest, self.wrt, self.way)
+                else:
+                    before, (there, ahead) = self._up_to_a_jump(here, there, rates)
+                    if before[0] is not here:
+                        here, rates = before
+                        visited.append((here, rates.response))
+                    if self._jumps(here, there, rates, ahead):
+                        events.append(self._event(here, there))
             except MdsensError as error:
-                if not visited:
-                    raise
                 ended = str(error)
                 break
+            here, rates = there, ahead
+            visited.append((here, rates.response))
             if self.progress is not None:
                 self.progress(here.s, len(events))
         if visited[-1][0].s < 1.0 and ended is None:
@@ -206,6 +211,31 @@ class _Follower:
                     there = self._at(low, trial, rates.response)
                     low, high = (there, high) if there.network.contacts == contacts else (low, there)
         return low, high
+
+    def _up_to_a_jump(
+        self, low: _Point, high: _Point, rates: ContactRates
+    ) -> tuple[tuple[_Point, ContactRates], tuple[_Point, ContactRates]]:
+        """Two equilibria of one network between which the positions go as the responses at both say.
+
+        Where they do not however close these are, the particles have jumped to another minimum between them.
+        """
+        ahead = contact_rates(high.rest, self.wrt, self.way)
+        near = LOCATED_WITHIN * self.size / max(rates.speed, 1e-300)
+        while self._jumps(low, high, rates, ahead) and high.s - low.s > max(near, 1e-15):
+            middle = self._at(low, 0.5 * (low.s + high.s), rates.response)
+            between = contact_rates(middle.rest, self.wrt, self.way)
+            if self._jumps(low, middle, rates, between):
+                high, ahead = middle, between
+            else:
+                low, rates = middle, between
+        return (low, rates), (high, ahead)
+
+    def _jumps(self, here: _Point, there: _Point, rates: ContactRates, ahead: ContactRates) -> bool:
+        """Whether a particle has moved otherwise than the responses at both ends say, by the trapezoidal rule."""
+        moved = np.asarray(there.rest.positions - here.rest.positions)
+        off = np.linalg.norm(moved - 0.5 * (there.s - here.s) * (rates.response + ahead.response), axis=1)
+        off[here.network.rattlers | there.network.rattlers] = 0.0
+        return bool(off.max() > REARRANGEMENT * self.size)
 
     def _event(self, before: _Point, beyond: _Point) -> Event:
         one, two = before.network.contacts, beyond.network.contacts

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import find_rattlers, of_backbone
+from ..landscape.contacts import can_touch, find_rattlers, of_backbone
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization, linearize
 from ..parameters import with_parameter
@@ -92,7 +92,10 @@ Contact = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The contacts of an equilibrium, without rattlers and between fixed particles; the gaps of all listed pairs."""
+    """The contacts of an equilibrium, without rattlers and between fixed particles; the gaps of all listed pairs.
+
+    A smooth potential, of which no stiffness jumps at a cutoff, has none.
+    """
 
     contacts: frozenset[Contact]
     rattlers: np.ndarray
@@ -129,4 +132,5 @@ def _gaps(configuration: Configuration) -> tuple[Array, ...]:
     rattlers = find_rattlers(configuration)
     pairs = configuration.without(rattlers).pairs
     assert pairs is not None
-    return pairs.gap, pairs.interacts & of_backbone(configuration, pairs, rattlers), rattlers
+    touching = pairs.interacts & of_backbone(configuration, pairs, rattlers) & can_touch(configuration, pairs)
+    return pairs.gap, touching, rattlers

@@ -89,7 +89,8 @@ def sensitivity(
 
     - `wrt`: `diameters` (of each particle), `species-diameter:K` (of all particles of species K together), `box`
       (lattice vectors; the particles follow affinely, then relax), or a parameter of the potential, such as `epsilon`
-      or `alpha`. At constant pressure the cell responds, too.
+      or `alpha`. At constant pressure the cell responds, too. Of a matrix per pair of species each entry has its own
+      response, as with `jax.jacfwd`: that to the value of a pair (0, 1) is the sum of those of (0, 1) and (1, 0).
     - `progress`: called as `progress(done, all)` when columns of the response are ready.
     - `side`: for a parameter that is one number, +1 for the derivative toward larger values, -1 toward smaller ones,
       where two particles just touch.

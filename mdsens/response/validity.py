@@ -12,10 +12,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from ..errors import MdsensError
+from ..errors import MdsensError, Status
 from ..geometry import PairList
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import of_backbone
+from ..landscape.contacts import can_touch, of_backbone
+from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
@@ -98,7 +99,10 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
 
     Predicted to first order, and again from points on the way there, until that changes it by less than 1 %.
 
-    Contacts are the pairs within their cutoff, without rattlers, since these bear no force.
+    Contacts are the pairs within their cutoff, without rattlers, since these bear no force. Where the stiffness does
+    not jump at the cutoff and particles do not interact by contact, as with a smooth switch, nothing opens or closes:
+    the interval has no ends, and how far the response holds is a matter of its curvature
+    (`mdsens.uncertainty.predict` estimates the error).
 
     **Arguments:**
 
@@ -107,7 +111,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
 
     **Raises:**
 
-    - `NotRigid` where no contacts constrain the particles.
+    - `NotRigid` where no contacts constrain the particles; `SolveFailed` where the response cannot be trusted.
     - `InvalidInput` for a potential that is no sum over pairs, or at constant pressure.
     """
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
@@ -121,6 +125,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     far = FARTHEST * float(jnp.max(jnp.abs(value)) / jnp.max(jnp.abs(along)))
     below, above = (_predicted(equilibrium, wrt, along, rates, sign, far) for sign in (-1, 1))
     limit = float(neighbors.skin) / max(2.0 * rates.speed + rates.fastest, 1e-300)
+    limit = limit if potential.contact or len(rates.gap) else np.inf
     below, above = (change if change and abs(change.step) <= limit else None for change in (below, above))
     return Validity(
         wrt=wrt,
@@ -170,7 +175,7 @@ def _predicted(
 
 @dataclasses.dataclass(frozen=True)
 class ContactRates:
-    """Along a direction of a parameter: the response [n, d]; of every pair the gap and its rate of change."""
+    """Along a direction of a parameter: the response [n, d]; of every pair that can touch the gap and its rate."""
 
     response: np.ndarray
     i: np.ndarray
@@ -193,15 +198,19 @@ class ContactRates:
 def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> ContactRates:
     """Response, gaps and their rates along a direction of a parameter.
 
-    **Raises** what differentiating the positions raises, but not for indeterminate contacts, which count as found.
+    **Raises** what differentiating the positions raises, `SolveFailed` included, but not for indeterminate contacts,
+    which count as found.
     """
     linearization = equilibrium.linearization
     if equilibrium.rule.refuse:
         linearization.check(one_sided=True)
     one_sided = dataclasses.replace(equilibrium.frozen, rule=dataclasses.replace(equilibrium.rule, one_sided=True))
     neighbors = equilibrium.all_neighbors
-    found = _rates(wrt, one_sided, linearization, neighbors, direction)
+    with explain_missing_factors():
+        found = jax.block_until_ready(_rates(wrt, one_sided, linearization, neighbors, direction))
     response, gap, rate, touching, listed = (np.asarray(a) for a in found)
+    if not np.isfinite(response).all():
+        raise Status.SOLVE_FAILED.raised(what=f"the response to {wrt}")
     of_pairs = (np.asarray(neighbors.i), np.asarray(neighbors.j), gap, rate, touching)
     return ContactRates(response, *(of_pair[listed] for of_pair in of_pairs))
 
@@ -225,7 +234,8 @@ def _rates(
     here = Configuration(potential, system, backbone)
     pairs = here.pairs
     assert pairs is not None
-    return response, gap, rate, pairs.interacts, of_backbone(here, pairs, linearization.contacts.rattlers)
+    changes = of_backbone(here, pairs, linearization.contacts.rattlers) & can_touch(here, pairs)
+    return response, gap, rate, pairs.interacts, changes
 
 
 def first_change(rates: ContactRates, sign: int) -> ContactChange | None:

@@ -31,6 +31,9 @@ MOST_TASKS = 1_000_000
 
 MOST_PARTICLES = 1_000_000
 
+LARGEST_PACKING_FRACTION = 2.0
+"""Of spheres that overlap; a larger one is more likely a mistake."""
+
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
 
@@ -53,7 +56,7 @@ class SystemSection(Section):
     n: Annotated[StrictInt, Field(ge=2, le=MOST_PARTICLES)] = 128
     dim: Literal[2, 3] = 2
     diameters: Annotated[list[Positive], Field(min_length=1, max_length=1000)] | None = None
-    packing_fraction: Annotated[FiniteFloat, Field(gt=0, le=10)] = 0.98
+    packing_fraction: Annotated[FiniteFloat, Field(gt=0, le=LARGEST_PACKING_FRACTION)] = 0.98
     polydispersity: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
     fixed: list[str] = []
 
@@ -112,13 +115,21 @@ class PotentialSection(BaseModel):
         what = f"parameter of {self.name}"
         known = [*([] if self.name == BONDS_ALONE else pair_potentials()[self.name]().number_names()), *PARAMETERS]
         _raise([fault for name in self.parameters for fault in faults_of_name(name, known, what)])
-        if self.name == BONDS_ALONE:
-            return self
-        try:
-            pair_potentials()[self.name](**self.own).check()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"that makes no {self.name}: {str(error).splitlines()[0]}") from error
+        _raise(self.faults_with())
         return self
+
+    def faults_with(self, **changed: float) -> list[str]:
+        """What is wrong with the potential, some of its parameters changed."""
+        if self.name == BONDS_ALONE:
+            return []
+        given = self.own | {name: value for name, value in changed.items() if "." not in name}
+        try:
+            potential = pair_potentials()[self.name](**given)
+            potential.check()
+            potential.check_values()
+        except (TypeError, ValueError) as error:
+            return [f"that makes no {self.name}: {str(error).splitlines()[0]}"]
+        return []
 
     @property
     def differentiable(self) -> list[str]:
@@ -313,6 +324,10 @@ class Study(Section):
                 faults += _faults_of_n(varied, info.data.get("system"))
             if (name == "packing_fraction" or name.startswith("species-diameter:")) and min(values) <= 0:
                 faults.append(f"{name} must be positive, and {min(values):g} is not")
+            if name == "packing_fraction" and max(values) > LARGEST_PACKING_FRACTION:
+                faults.append(f"packing_fraction must be at most {LARGEST_PACKING_FRACTION:g}, not {max(values):g}")
+            if "potential" in info.data and name in info.data["potential"].differentiable:
+                faults += info.data["potential"].faults_with(**{name: min(values)})
             if name == "polydispersity" and not 0 <= min(values) <= max(values) <= 1:
                 faults.append("polydispersity must lie between 0 and 1")
         seeds = info.data.get("seeds", 1)

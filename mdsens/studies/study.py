@@ -18,6 +18,9 @@ from .sections import Study
 LARGEST_FILE = 1_000_000
 """Bytes of a study file."""
 
+MOST_ROUNDS = 8
+"""Of reading a file, each with what was wrong in those before put right."""
+
 
 def read_study(path: Path) -> Study:
     """Read a study file.
@@ -48,12 +51,54 @@ def read_study(path: Path) -> Study:
         raise InvalidInput(f"{path} is no TOML: {error}") from error
     kind = content.get("kind")
     model = KINDS[kind].study if isinstance(kind, str) and kind in KINDS else Study
-    try:
-        return model.model_validate(content, context={"kinds": list(KINDS)})
-    except ValidationError as error:
-        faults = list(_faults(error, text, path, model))
-        count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
-        raise InvalidInput("\n  ".join([f"{path} has {count}, and nothing was started:", *faults])) from error
+    faults: list[str] = []
+    for _ in range(MOST_ROUNDS):
+        try:
+            study = model.model_validate(content, context={"kinds": list(KINDS)})
+        except ValidationError as error:
+            new = list(_faults(error, text, path, model))
+            faults += [fault for fault in new if fault not in faults]
+            if not _repair(content, error):
+                break
+        else:
+            if not faults:
+                return study
+            break
+    count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
+    raise InvalidInput("\n  ".join([f"{path} has {count}, and nothing was started:", *faults]))
+
+
+def _repair(content: dict[str, Any], error: ValidationError) -> bool:
+    """Puts something right in place of what is wrong, so that faults behind it are found, too.
+
+    **Returns** whether that can be done: not where a potential or a kind is unknown, since what else is right depends
+    on it, nor where nothing is left to repair.
+    """
+    repaired = False
+    for fault in error.errors():
+        place = [part for part in fault["loc"] if part not in ("range", "values") and not _is_type(part)]
+        if place[:2] in (["potential", "name"], ["sweep", "method"], ["sweep", "samples"]) or place[:1] == ["kind"]:
+            return False
+        if place[:2] == ["sweep", "parameters"] and len(place) > 2:
+            name = str(place[2])
+            right = [1000] if name == "n" else {"low": 0.25, "high": 0.5, "count": 1}
+            entries = content["sweep"]["parameters"]
+            repaired |= entries.get(name) != right
+            entries[name] = right
+        else:
+            repaired |= _removed(content, place)
+    return repaired
+
+
+def _removed(content: Any, place: list[Any]) -> bool:
+    """Whether there was something at a place of nested tables; it is taken out."""
+    *way, last = [*place[:2]] or [None]
+    for part in way:
+        content = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or last not in content:
+        return False
+    del content[last]
+    return True
 
 
 def _faults(error: ValidationError, text: str, path: Path, model: type[Study]) -> Iterator[str]:

@@ -21,8 +21,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Status
 from ..landscape.configuration import Configuration
+from ..landscape.contacts import can_touch
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linear_solvers.solve import factorize
 from ..linearization import Linearization
@@ -56,8 +57,8 @@ class Predicted(eqx.Module):
     - `properties`: those asked for, by name.
     - `position_error` (length): the motion of the particle that would go farthest in the next Newton step;
       `energy_error`: the energy that this step would gain. Both are estimates, good as long as contacts stay.
-    - `contact_changes`: where particles interact by contact, the number of pairs that touch here and did not, or the
-      other way round.
+    - `contact_changes`: where particles interact by contact, or the stiffness jumps at a cutoff, the number of pairs
+      that touch here and did not, or the other way round.
     - `valid` (bool): whether the prediction can be used. It is not valid if a contact changes; if particles are so far
       from where they were that not all pairs are known; if the next step is not small against the predicted motion; or
       if the energy curves down, as with a negative stiffness.
@@ -209,6 +210,8 @@ def predict(
     with explain_missing_factors():
         found = jax.block_until_ready(_derivatives(here, linearization, parameters, names, values))
     response, slope, curvature, at_rest, property_slopes = map(np.asarray, found)
+    if not (np.isfinite(response).all() and np.isfinite(curvature).all()):
+        raise Status.SOLVE_FAILED.raised(what=f"the response to {', '.join(parameters.names)}")
     neighbors = allocate(automatic(here.potential, here.system), here.potential, here.system)
     return Prediction(
         equilibrium=equilibrium,
@@ -299,10 +302,10 @@ def _predict(
 
 
 def _touching(configuration: Configuration) -> Bool[Array, " p"]:
-    """The pairs in contact, where particles interact by contact; and the terms, such as of walls, that set in."""
+    """The pairs in contact, where there are contacts; and the terms, such as of walls, that set in."""
     pairs, found = configuration.pairs, [jnp.zeros(1, bool)]
-    if pairs is not None and configuration.potential.contact:
-        found.append(pairs.interacts)
+    if pairs is not None:
+        found.append(pairs.interacts & can_touch(configuration, pairs))
     for part in configuration.potential.others():
         terms = part.local_terms(configuration.system)
         if terms is not None and part.may_jump:

@@ -27,7 +27,9 @@ def influence(
     **Arguments:**
 
     - `models`: predictions of one packing, or of many with the same parameters.
-    - `spread`: the Δθ of each component [k], or by name; parameters that are not named do not vary.
+    - `spread`: the Δθ of each component [k], or by name; parameters that are not named do not vary. For a matrix with
+      one entry per pair of species that is a symmetric matrix, or one number for all pairs. A component `epsilon[0,1]`
+      is the value of a pair, and its effect that of both entries: twice the entry (0, 1) of `jax.grad`.
     - `of`: Q, `energy` or a property that the models predict.
 
     **Returns:**
@@ -74,7 +76,8 @@ def sobol(
     **Arguments:**
 
     - `model`: from `predict`.
-    - `ranges`: `(low, high)` of each component, by its name or its parameter's; every component needs one.
+    - `ranges`: `(low, high)` of each component, by its name or its parameter's, numbers or matrices; every component
+      needs one.
     - `of`: `energy` or a property that the model predicts.
     - `samples`: a power of two. `seed`: that of the random numbers.
 
@@ -148,7 +151,7 @@ def derivative_measures(
 
 def _problem(model: Prediction, ranges: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """The problem as a dictionary for SALib."""
-    if not all(np.shape(each) == (2,) for each in ranges.values()):
+    if not all(np.ndim(each) > 0 and len(each) == 2 for each in ranges.values()):
         raise InvalidInput("ranges are pairs (low, high) by name, such as {'epsilon': (0.9, 1.1)}")
     bounds = np.stack(
         [model.parameters.broadcast({n: r[k] for n, r in ranges.items()}, np.nan) for k in (0, 1)], axis=1

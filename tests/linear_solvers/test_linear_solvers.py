@@ -153,3 +153,59 @@ def test_solvers_report_success_and_failure_as_lineax_does():
     uncertain = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 5e-11])), lx.symmetric_tag)
     found = lx.linear_solve(uncertain, jnp.ones(2), linear_solvers.dense(), throw=False)
     assert found.result == lx.RESULTS.singular and np.isnan(found.value).all()
+
+
+def weakly_joined(weak, n=60):
+    """Two halves of a chain joined by a weak spring; translations are a known zero mode. And H⁺ by NumPy."""
+    matrix = PairHessian(jnp.arange(n - 1), jnp.arange(1, n), jnp.ones((n - 1, 1, 1)).at[n // 2].set(weak), n)
+    rigid = jnp.full((1, n, 1), n**-0.5)
+    modes = ZeroModes(jnp.zeros(n, bool), jnp.zeros(n, jnp.int32), rigid, jnp.asarray(False))
+    return matrix, modes, np.linalg.pinv(np.asarray(matrix.dense()).reshape(n, n), rcond=1e-14)
+
+
+@pytest.mark.parametrize("weak", [1e-3, 1e-4, 1e-5])
+def test_factors_solve_along_soft_modes(weak):
+    """Conditions of 6e4 to 6e6: the residual of a round falls slowly along them, and is no part in a null space."""
+    matrix, modes, inverse = weakly_joined(weak)
+    b = np.random.default_rng(0).normal(size=(60, 1))
+    u = pseudo_inverse(matrix, modes, jnp.asarray(b), linear_solvers.cholesky())
+    expected = inverse @ b
+    np.testing.assert_allclose(u, expected, atol=1e-7 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["dense", "MINRES"])
+def test_the_automatic_choice_falls_back_where_factors_fail(small, monkeypatch):
+    """A condition of 6e7, where what is added to the diagonal is no longer small against the softest mode."""
+    matrix, modes, inverse = weakly_joined(1e-6)
+    b = np.random.default_rng(0).normal(size=(3, 60, 1))
+    monkeypatch.setattr("mdsens.linear_solvers.solve.DENSE_UP_TO", 1200 if small else 0)
+    alone = pseudo_inverse(matrix, modes, jnp.asarray(b[0]), linear_solvers.cholesky())
+    assert np.isnan(alone).all()
+
+    def solved(b):
+        return pseudo_inverse(matrix, modes, b, Cholesky(falls_back=True))
+
+    expected = np.einsum("ij,kjd->kid", inverse, b)
+    for found in (jnp.stack(list(map(solved, jnp.asarray(b)))), jax.jit(jax.vmap(solved))(jnp.asarray(b))):
+        np.testing.assert_allclose(found, expected, atol=1e-7 * np.abs(expected).max())
+
+
+def test_under_vmap_each_matrix_falls_back_by_itself():
+    systems = [weakly_joined(weak) for weak in (1.0, 1e-6, 1e-7)]
+    matrices = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(matrix for matrix, _, _ in systems))
+    b = jnp.asarray(np.random.default_rng(0).normal(size=(60, 1)))
+    found = jax.vmap(lambda matrix: pseudo_inverse(matrix, systems[0][1], b, Cholesky(falls_back=True)))(matrices)
+    for u, (_, _, inverse) in zip(found, systems, strict=True):
+        np.testing.assert_allclose(u, inverse @ b, atol=1e-7 * np.abs(inverse @ b).max())
+
+
+@pytest.mark.parametrize("solver", [linear_solvers.cholesky(), linear_solvers.minres()], ids=["factors", "MINRES"])
+@pytest.mark.parametrize("weak", [1e-3, 1e-4, 1e-5])
+def test_a_soft_mode_is_not_taken_for_part_of_an_unknown_null_space(solver, weak):
+    matrix, _, inverse = weakly_joined(weak)
+    unknown = ZeroModes(jnp.zeros(60, bool), jnp.zeros(60, jnp.int32), jnp.zeros((1, 60, 1)), jnp.asarray(False))
+    b = np.random.default_rng(0).normal(size=(60, 1))
+    u = pseudo_inverse(matrix, unknown, jnp.asarray(b), solver)
+    if np.isfinite(u).all():
+        expected = inverse @ b
+        np.testing.assert_allclose(u, expected, atol=1e-5 * np.abs(expected).max())

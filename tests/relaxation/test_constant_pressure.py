@@ -120,3 +120,27 @@ def test_invalid_pressures_and_cells_are_refused():
         at(-1.0)(SOFT, jammed(1, 32).system)
     with pytest.raises(mdsens.InvalidInput, match="fixed cells"):
         mdsens.relax_ensemble(at(0.1), SOFT, [jammed(1, 32).system])
+
+
+def test_a_cell_under_more_tension_than_it_bears_is_seen_and_named():
+    """fcc Lennard-Jones bears a tension of some 7 ε/σ³; it would grow until its particles no longer meet."""
+    spacing = 1.55
+    corners = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]])
+    cells = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
+    system = mdsens.System((cells + corners).reshape(-1, 3) * spacing, np.eye(3) * 3 * spacing, 1.0)
+    relax = mdsens.Relaxation(pressure=-20.0)
+    with pytest.raises(mdsens.NotAMinimum, match=r"grows without end at the pressure -20: after [0-9] strains"):
+        relax(mdsens.LennardJones(), system)
+
+
+class Sink(mdsens.Potential):
+    """-1/V, which falls faster than pV rises."""
+
+    def energy(self, system, neighbors):
+        return -1.0 / system.volume
+
+
+def test_a_cell_that_collapses_is_seen_and_named():
+    system = mdsens.System([[0.0, 0.0]], [1.0, 1.0], 1.0)
+    with pytest.raises(mdsens.NotAMinimum, match="shrinks without end"):
+        mdsens.Relaxation(pressure=0.5)(Sink(), system)

@@ -118,3 +118,21 @@ def test_a_member_is_an_equilibrium_and_the_ensemble_is_not():
     for ask in (lambda: many.certificate, many.check, lambda: many[0][0]):
         with pytest.raises(mdsens.InvalidInput, match="ensemble"):
             ask()
+
+
+def test_the_stiffness_of_an_energy_of_jax_md_is_measured_on_each_member():
+    """Soft spheres in two cells: each has the tolerance and the energy that it has alone, as has the derivative."""
+    from jax_md import energy
+
+    potential = mdsens.JaxMD(energy.soft_sphere_pair, sigma=1.0, epsilon=1.0, alpha=2.5, range=1.0)
+    system = mdsens.random_packing(30, 2, diameters=(1.0,), packing_fraction=0.95, seed=1)
+    systems = [system, system.deform(0.85 * system.box)]
+    relax = mdsens.Relaxation()
+    together = mdsens.relax_ensemble(relax, potential, systems)
+    for k, member in enumerate(systems):
+        alone = relax(potential, member)
+        assert float(together.potential.unit[k]) == pytest.approx(float(alone.potential.unit), rel=1e-9)
+        assert float(together.tolerance[k]) == float(alone.tolerance)
+    assert float(together.potential.unit[0]) != pytest.approx(float(together.potential.unit[1]), rel=1e-3)
+    by_parameter = jax.grad(lambda p: mdsens.relax_ensemble(relax, p, systems).energy.sum())(potential)
+    assert float(by_parameter.parameters["epsilon"]) == pytest.approx(float(together.energy.sum()), rel=1e-8)

@@ -104,3 +104,20 @@ def test_an_equilibrium_of_a_path_is_where_it_was_found():
     there = path.equilibrium(2)
     assert float(there.energy) == pytest.approx(path.energies[2], rel=1e-9)
     np.testing.assert_allclose(there.positions, path.positions[2], atol=1e-8)
+
+
+def test_a_jump_without_a_contact_change_is_located_and_named():
+    """A Lennard-Jones particle pulled off another by a soft tether, where φ'' = -k: the two part at once."""
+    k, start, end = 2.0, 1.3, 3.0
+    system = mdsens.System([[0.0, 0.0], [1.15, 0.0]], None, 1.0, fixed=[True, False])
+    pair = mdsens.LennardJones(onset=3.0, range=4.0)
+    rest = mdsens.Relaxation(tolerance=1e-10)(pair + mdsens.Tethers([[start, 0.0]], stiffness=k, particles=[1]), system)
+    path = mdsens.follow(rest, "tethers.anchors", [[end, 0.0]])
+    r = np.linspace(1.12, 1.5, 2_000_001)
+    slope, curvature = 24 * (r**-7 - 2 * r**-13), 24 * (26 * r**-14 - 7 * r**-8)
+    at = np.argmax(curvature < -k)
+    expected = (r[at] + slope[at] / k - start) / (end - start)
+    (event,) = path.events
+    assert event.rearrangement and not event.opened and not event.closed
+    assert event.fraction == pytest.approx(expected, abs=1e-4)
+    assert path.ended is None and path.fractions[-1] == 1.0

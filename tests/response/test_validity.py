@@ -119,3 +119,63 @@ def test_a_parameter_to_which_nothing_responds_changes_no_contact(compilations):
     with compilations as counted:
         found = mdsens.validity(rest, "epsilon")
     assert found.below is None and found.above is None and counted.count == 0
+
+
+def test_a_response_that_cannot_be_trusted_has_no_interval_and_no_path():
+    rest = jammed(seed=0, n=32)
+    hasty = mdsens.Relaxation(tolerance=1e-12, linear_solver=mdsens.linear_solvers.minres(max_steps=3))
+    poor = hasty(rest.potential, rest.system)
+    for ask in (lambda: mdsens.validity(poor, SMALL), lambda: mdsens.follow(poor, SMALL, 0.61)):
+        with pytest.raises(mdsens.SolveFailed, match="the response to species-diameter:1"):
+            ask()
+
+
+def kob_andersen(n=60):
+    """A glass former whose pairs a switch takes smoothly to zero."""
+    system = mdsens.random_packing(n, 2, diameters=(1.0, 0.88), packing_fraction=0.9, seed=1)
+    epsilon, sigma = [[1.0, 1.5], [1.5, 0.5]], [[1.0, 0.8], [0.8, 0.88]]
+    potential = mdsens.LennardJones(epsilon=epsilon, sigma=sigma, onset=1.2, range=1.6)
+    return mdsens.Relaxation(tolerance=1e-10)(potential, system)
+
+
+class Spring(mdsens.PairPotential):
+    """A spring between all particles closer than 1.6 σ, whose stiffness jumps there but not its force."""
+
+    def pair_energy(self, r, sigma):
+        return 0.5 * (r / sigma - 1.6) ** 2
+
+    def cutoff(self, sigma):
+        return 1.6 * sigma
+
+
+def test_pairs_that_a_switch_takes_to_zero_open_and_close_nothing():
+    rest = kob_andersen()
+    found = mdsens.validity(rest, "epsilon")
+    assert found.below is None and found.above is None and found.upper == np.inf and found.lower == -np.inf
+    assert rest.certificate.contact_number is None and rest.certificate.force_scale > 0.0
+    path = mdsens.follow(rest, "epsilon", 1.02 * np.asarray(rest.potential.epsilon), points=2)
+    assert path.ended is None and not path.events
+    there = mdsens.Relaxation(tolerance=1e-10)(path.last.potential, rest.system)
+    np.testing.assert_allclose(path.positions[-1], there.positions, atol=1e-7)
+
+
+def test_a_prediction_across_a_smooth_cutoff_is_valid_and_right():
+    rest = kob_andersen()
+    model = mdsens.uncertainty.predict(rest, "epsilon", order=2)
+    values = model.values * np.array([1.002, 1.0, 0.998])
+    found = model(values)
+    there = mdsens.Relaxation(tolerance=1e-10)(
+        model.parameters.apply(values, rest.potential, rest.system)[0], rest.system
+    )
+    assert int(found.contact_changes) == 0 and bool(found.valid)
+    assert float(found.energy) == pytest.approx(float(there.energy), rel=1e-7)
+
+
+def test_stiffness_that_jumps_is_a_contact_whether_or_not_particles_touch():
+    rest = mdsens.Relaxation(tolerance=1e-10)(Spring(), mdsens.random_packing(32, 2, packing_fraction=0.9, seed=0))
+    separation = rest.system.positions[:, None] - rest.system.positions
+    box = np.asarray(rest.system.box)
+    separation -= np.round(separation @ np.linalg.inv(box)) @ box
+    within = np.linalg.norm(separation, axis=-1) < 1.6 * 0.5 * (rest.system.diameters[:, None] + rest.system.diameters)
+    assert rest.certificate.contact_number == pytest.approx((within.sum() - 32) / 32)
+    assert mdsens.validity(rest, "diameters").above is not None

@@ -82,6 +82,10 @@ def test_all_mistakes_of_a_file_are_reported_together_with_lines_and_suggestions
         ("[potential]\nepsilon=[[1.0, 2.0], [2.0]]", "makes no soft-sphere"),
         ("[potential]\nname='lennard-jones'\n[sweep.parameters]\nrange=[2.5]", "'range'"),
         ("[compute]\nresponse=['species-diameter:7']", "'species-diameter:7'"),
+        ("[system]\npacking_fraction=2.5", "study.toml:2: system.packing_fraction: input should be less than"),
+        ("[potential]\nepsilon=-2", "study.toml:1: potential: that makes no soft-sphere: epsilon"),
+        ("[sweep.parameters]\nepsilon=[1.0, -2.0]", "epsilon of SoftSphere must not be negative"),
+        ("[sweep.parameters]\npacking_fraction=[0.9, 2.5]", "at most 2, not 2.5"),
     ],
 )  # fmt: skip
 def test_invalid_studies_are_refused_before_anything_starts(text, said, tmp_path):
@@ -143,3 +147,15 @@ def test_batches_hold_every_task_once_and_tasks_of_one_shape(tmp_path):
         assert batch.size - 1 <= len(batch.tasks) <= batch.size <= 64
         assert max(fractions) <= batch.fullest.system["packing_fraction"] <= 1.2 * min(fractions)
     assert len({batch.shape for batch in batches}) == 4  # two sizes, two densities: as many programs are compiled
+
+
+def test_faults_that_hide_behind_others_are_told_with_them(tmp_path):
+    """A type, the order of a range, an unknown name to vary, and one to respond to: three rounds of checking."""
+    text = (
+        "seeds = 'many'\n[potential]\nepsilon = -2\n[sweep.parameters]\nalpha = {low = 3, high = 2, count = 2}\n"
+        "beta = [1.0]\n[compute]\nresponse = ['gamma']\n"
+    )
+    found = faults(text, tmp_path)[1:]
+    for said in ("seeds", "negative", "3 is not below 2", "'beta'", "'gamma'"):
+        assert any(said in fault for fault in found), (said, found)
+    assert len(found) == 5, found

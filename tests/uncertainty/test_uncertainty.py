@@ -1,5 +1,6 @@
 """Propagation of uncertainty and ranking of parameters, against relaxing again."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,3 +82,42 @@ def test_sobol_indices_of_a_nearly_linear_property_are_its_shares_of_the_varianc
     for bad in ({"ranges": {NAME: (0.6, 0.61)}}, {"ranges": ranges, "samples": 100}):
         with pytest.raises(mdsens.InvalidInput):
             sobol(model, **bad)
+
+
+def two_kinds():
+    system = mdsens.random_packing(32, 2, diameters=(1.0, 0.7), packing_fraction=0.95, seed=3)
+    return RELAX(mdsens.SoftSphere(epsilon=[[1.0, 1.3], [1.3, 0.8]]), system)
+
+
+def test_a_spread_of_a_matrix_is_a_matrix_and_the_effect_of_a_pair_that_of_both_entries():
+    rest = two_kinds()
+    model, spread = predict(rest, "epsilon"), np.array([[0.01, 0.02], [0.02, 0.03]])
+    whole = influence(model, {"epsilon": spread})
+    same_tables(whole, influence(model, {"epsilon": [0.01, 0.02, 0.03]}))
+    by_entry = jax.grad(lambda potential: RELAX(potential, rest.system).energy)(rest.potential).epsilon
+    assert whole.loc["epsilon[0,1]", "mean"] == pytest.approx(0.02 * float(by_entry[0, 1] + by_entry[1, 0]))
+    step = 1e-4
+    there, back = (
+        float(RELAX(mdsens.SoftSphere(epsilon=[[1.0, e], [e, 0.8]]), rest.system).energy)
+        for e in (1.3 + step, 1.3 - step)
+    )
+    assert whole.loc["epsilon[0,1]", "mean"] == pytest.approx(0.02 * (there - back) / (2 * step), rel=1e-6)
+    assert float(model({"epsilon": rest.potential.epsilon}).energy) == pytest.approx(float(rest.energy))
+    with pytest.raises(mdsens.InvalidInput, match="symmetric matrix"):
+        influence(model, {"epsilon": [[0.01, 0.02], [0.03, 0.03]]})
+
+
+def test_ranges_of_a_matrix_are_a_pair_of_matrices():
+    rest = two_kinds()
+    model, matrix = predict(rest, "epsilon"), np.asarray(rest.potential.epsilon)
+    ours = derivative_measures(model, {"epsilon": (0.999 * matrix, 1.001 * matrix)}, samples=8)
+    by_component = {
+        f"epsilon[{i},{j}]": (0.999 * matrix[i, j], 1.001 * matrix[i, j]) for i, j in ((0, 0), (0, 1), (1, 1))
+    }
+    same_tables(ours, derivative_measures(model, by_component, samples=8))
+
+
+def same_tables(one, other):
+    assert list(one.index) == list(other.index)
+    known = [name for name in one.columns if not name.endswith("_error")]  # SALib resamples for these
+    np.testing.assert_allclose(one[known].to_numpy(), other[known].to_numpy(), rtol=1e-12)
