@@ -115,7 +115,14 @@ class _Particles(eqx.Module):
         linearization = linearization_of(at_rest, x)
         if at_rest.rule.refuse:
             linearization.check(at_rest.rule.one_sided)
-        return _response(linearization, (change.system, change.potential), at_rest.rule)
+        moved = _response(linearization, (change.system, change.potential), at_rest.rule)
+        if at_rest.rule.refuse and is_concrete((moved, change)) and _finite(change) and not _finite(moved):
+            raise Status.SOLVE_FAILED.raised(what="the response of the positions along this change")
+        return moved
+
+
+def _finite(tree: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
 
 
 @eqx.filter_custom_jvp
