@@ -20,7 +20,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -32,6 +34,7 @@ import tracemalloc
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -346,11 +349,13 @@ def refused(name: str, path: Path, reason: str) -> tuple[str, str]:
     return "refused", reason
 
 
-def campaign(count: int, seed: int, folder: Path, keep: Path | None = None, kinds: object = tuple(KINDS)) -> list[dict]:
-    """The outcomes of so many files, of each format the same number, one after the other."""
+def campaign(
+    numbers: range, seed: int, folder: Path, keep: Path | None = None, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[dict]:
+    """The outcomes of the files of these numbers, whose formats take turns."""
     results = []
     tracemalloc.start()
-    for k in range(count):
+    for k in numbers:
         name = kinds[k % len(kinds)]
         rng = random.Random(f"{seed} {k}")
         path = folder / KINDS[name].name.format(k=k)
@@ -386,31 +391,49 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _prepare(seed: int) -> None:
+    """Read valid files first, so that what is imported then counts for none of the others."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    jax.config.update("jax_enable_x64", True)
+    np.seterr(all="ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        undamaged(5, seed, Path(folder))
+
+
+def _part(numbers: range, **options: Any) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        return campaign(numbers, folder=Path(folder), **options)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=None)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the files with which something is wrong")
     parser.add_argument("--only", choices=list(KINDS), default=None)
     options = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    jax.config.update("jax_enable_x64", True)
-    np.seterr(all="ignore")
-    started = time.monotonic()
+    started, results = time.monotonic(), []
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     kinds = (options.only,) if options.only else tuple(KINDS)
-    with tempfile.TemporaryDirectory() as folder:
-        undamaged(5, options.seed, Path(folder))
-        results = campaign(options.count, options.seed, Path(folder), options.keep, kinds)
+    part = functools.partial(_part, seed=options.seed, keep=options.keep, kinds=kinds)
+    parts = [range(k, min(k + 100, options.count)) for k in range(0, options.count, 100)]
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(options.jobs, initializer=_prepare, initargs=(options.seed,)) as pool:
+        for found in pool.imap(part, parts):
+            results += found
+            for result in found:
+                if result["outcome"] in FAULTS:
+                    print(result, flush=True)
     text = table(results)
     print(text)
     print(f"{time.monotonic() - started:.0f} s")
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "mutated_files.json").write_text(json.dumps(results, indent=0) + "\n")
-        (options.output / "mutated_files.md").write_text(f"# Damaged files\n\nSeed {options.seed}.\n\n{text}")
+        (options.output / "mutated_files.md").write_text(f"{text}\nSeed {options.seed}.\n")
     sys.exit(any(r["outcome"] in FAULTS for r in results))
 
 

@@ -362,12 +362,10 @@ def _dump_particles(  # noqa: PLR0912
     if not all(re.fullmatch(r"[A-Za-z][\w\[\].]*", name, re.ASCII) for name in columns):
         raise Refused("the name of a column")
     table = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
-    if "id" not in table or "type" not in table:
-        raise Refused("no id or type")
-    ids = [whole(word, 1) for word in table["id"]]
+    ids = [whole(word, 1) for word in table.get("id", map(str, range(1, len(rows) + 1)))]
     if len(set(ids)) < len(ids):
         raise Refused("an id twice")
-    labels = [whole(word, 1) for word in table["type"]]
+    labels = [whole(word, 1) for word in table.get("type", ["1"] * len(rows))]
     kinds = [[f"{axis}{end}" for axis in "xyz"] for end in ("", "u", "s", "su")]
     there = [kind for kind in kinds if any(name in table for name in kind)]
     if len(there) != 1 or not set(there[0][:2]) <= set(table):
@@ -469,8 +467,7 @@ def _xyz_particles(  # noqa: PLR0912
         labels = [row[0] for row in columns["species_id"][1]]
         if min(labels) < 0:
             raise Refused("species_id")
-    if labels is None:
-        raise Refused("no species")
+    labels = [0] * len(rows) if labels is None else labels
     diameters = None
     for name, factor in (("diameters", 1.0), ("diameter", 1.0), ("radius", 2.0), ("radii", 2.0)):
         if diameters is None and columns.get(name, ("",))[0] in ("R", "I"):
@@ -503,16 +500,11 @@ def cif(content: bytes) -> Particles:  # noqa: PLR0912
     a, b, c, *angles = (_uncertain(items.get(name, "?")) for name in names)
     if min(a, b, c) <= 0 or not all(0 < angle < 180 for angle in angles):
         raise Refused("cell")
-    cosines = np.cos(np.deg2rad(angles))
-    gram = np.array(
-        [
-            [a * a, a * b * cosines[2], a * c * cosines[1]],
-            [a * b * cosines[2], b * b, b * c * cosines[0]],
-            [a * c * cosines[1], b * c * cosines[0], c * c],
-        ]
-    )
-    if np.linalg.eigvalsh(gram / np.abs(gram).max())[0] <= 1e-12:
+    x, y, z = np.cos(np.deg2rad(angles))
+    shape = np.array([[1, z, y], [z, 1, x], [y, x, 1]])
+    if max(a, b, c) > 1e100 or np.linalg.eigvalsh(shape)[0] <= 1e-12:
         raise Refused("cell")
+    gram = shape * np.outer([a, b, c], [a, b, c])
     lower = np.linalg.cholesky(gram)
     sites = next((loop for loop in loops if f"_atom_site_{COLUMNS[2]}" in loop), None)
     if sites is None:

@@ -7,7 +7,9 @@ from typing import Any
 
 
 class MdsensError(Exception):
-    """The base of every error that mdsens raises on purpose."""
+    """The base of every error that mdsens raises on purpose. `status` says why a result is refused, if that has one."""
+
+    status: Status | None = None
 
 
 class InvalidInput(MdsensError, ValueError):
@@ -77,12 +79,21 @@ class Status(enum.IntEnum):
         return _TABLE[self][1].format_map(_Facts(facts))
 
     def raised(self, **facts: Any) -> MdsensError:
-        """The exception to raise, with its message."""
-        return self.error(self.describe(**facts))
+        """The exception to raise, with its message, and with this as its `status`."""
+        error = self.error(self.describe(**facts))
+        error.status = self
+        return error
 
 
 class _Facts(dict):
-    def __missing__(self, name: str) -> str:
+    def __missing__(self, name: str) -> _Unknown:
+        return _Unknown()
+
+
+class _Unknown:
+    """A fact that is not given: nothing, in every format."""
+
+    def __format__(self, how: str) -> str:
         return ""
 
 

@@ -21,7 +21,7 @@ from .landscape.curvature import Curvature, curvature_from_eigenvectors, lanczos
 from .landscape.hessian import Displacements, Hessian
 from .landscape.thresholds import curvature_uncertainty
 from .landscape.zero_modes import ZeroModes, known_zero_modes
-from .linear_solvers.dense import PseudoInverse
+from .linear_solvers.dense import PseudoInverse, has_uncertain
 from .linear_solvers.solve import factorize, solve
 from .runtime.compiled import compile_once
 from .runtime.tracing import is_concrete
@@ -138,9 +138,10 @@ class Linearization(eqx.Module):
         if not is_concrete(self.contacts):
             return
         status = status_on_host(self, one_sided)
-        if status is Status.OK or (status is Status.NOT_RIGID and not rigid):
-            return
-        raise status.raised(**facts_of(self))
+        if status is not Status.OK and (status is not Status.NOT_RIGID or rigid):
+            raise status.raised(**facts_of(self))
+        if self.is_dense and is_concrete(self.factors) and has_uncertain(np.asarray(self.factors[0])):
+            raise Status.SOLVE_FAILED.raised(what="a response of this equilibrium")
 
 
 @compile_once

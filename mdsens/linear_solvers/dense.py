@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
-from ..landscape.thresholds import UNCERTAIN_EIGENVALUE, zero_eigenvalue
+from ..landscape.thresholds import UNCERTAIN_EIGENVALUE, ZERO_EIGENVALUE_EXPONENT, zero_eigenvalue
 from .base import SymmetricSolver
 
 
@@ -29,7 +29,14 @@ class PseudoInverse(SymmetricSolver):
     ) -> tuple[Array, lx.RESULTS, dict[str, Any]]:
         eigenvalues, vectors = state
         cut, size = zero_eigenvalue(eigenvalues), jnp.abs(eigenvalues)
-        uncertain = jnp.any((size <= cut) & (size > UNCERTAIN_EIGENVALUE * cut))
+        uncertain = has_uncertain(eigenvalues)
         inverse = jnp.where(size > cut, 1.0 / jnp.where(size > cut, eigenvalues, 1.0), 0.0)
         solution = vectors @ (jnp.where(uncertain, jnp.nan, inverse) * (vectors.T @ vector))
         return solution, lx.RESULTS.where(uncertain, lx.RESULTS.singular, lx.RESULTS.successful), {}
+
+
+def has_uncertain(eigenvalues: Any) -> Any:
+    """Whether one of the eigenvalues, of NumPy or of JAX, may belong to a soft mode as well as to a zero mode."""
+    size = abs(eigenvalues)
+    cut = jnp.finfo(size.dtype).eps ** ZERO_EIGENVALUE_EXPONENT * size.max(axis=-1, keepdims=True)
+    return ((size <= cut) & (size > UNCERTAIN_EIGENVALUE * cut)).any()

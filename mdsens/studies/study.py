@@ -45,7 +45,7 @@ def read_study(path: Path) -> Study:
     if path.stat().st_size > LARGEST_FILE:
         raise InvalidInput(f"{path} is too large for a study file ({path.stat().st_size} bytes)")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # read_text would make a line's end of every carriage return
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number that is too large
         raise InvalidInput(f"{path} is no TOML: {error}") from error
