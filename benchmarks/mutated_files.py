@@ -9,8 +9,8 @@ the letter and share nothing with mdsens or ASE. What it refuses goes through th
 one line (a study file: one line for each fault) and end with exit code 2.
 
 An outcome is `agrees` (both read the same), `refused`, or a fault: `lenient` (the strict reader refuses), `differs`,
-`crash` (another exception, another exit code, more than one line), `slow` (more than 5 s) or `memory` (more than ten
-times the file and 8 MiB). `too strict` is a file that only mdsens refuses; no fault, but counted.
+`crash` (another exception, another exit code, more than one line), `slow` (more than 5 s of processor time) or `memory`
+(more than ten times the file and 8 MiB). `too strict` is a file that only mdsens refuses; no fault, but counted.
 
 Writes mutated_files.json and mutated_files.md.
 """
@@ -32,6 +32,7 @@ import tempfile
 import time
 import tracemalloc
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,13 +276,13 @@ def alarm(seconds: float):
     def ring(*_: object) -> None:
         raise TooSlow
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def read(name: str, path: Path) -> object:
@@ -300,7 +301,7 @@ def arguments(name: str, path: Path) -> list[str]:
     """The command that reads the file first of all."""
     if name == "study":
         return ["run", str(path), "--dry-run"]
-    return ["certify", str(path)] + ([] if KINDS[name].sized else ["--diameters", "1.0"])
+    return ["certify", str(path)]
 
 
 def examine(name: str, path: Path) -> tuple[str, str]:
@@ -338,6 +339,8 @@ def refused(name: str, path: Path, reason: str) -> tuple[str, str]:
     try:
         with alarm(SECONDS):
             code, out, err = call(*arguments(name, path), folder=path.parent)
+            if "holds no diameters" in err and not KINDS[name].sized:
+                code, out, err = call(*arguments(name, path), "--diameters", "1.0", folder=path.parent)
     except TooSlow:
         return "slow", f"the command, more than {SECONDS:g} s"
     except BaseException as error:
@@ -350,7 +353,7 @@ def refused(name: str, path: Path, reason: str) -> tuple[str, str]:
 
 
 def campaign(
-    numbers: range, seed: int, folder: Path, keep: Path | None = None, kinds: tuple[str, ...] = tuple(KINDS)
+    numbers: Iterable[int], seed: int, folder: Path, keep: Path | None = None, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[dict]:
     """The outcomes of the files of these numbers, whose formats take turns."""
     results = []
@@ -398,9 +401,11 @@ def _prepare(seed: int) -> None:
     np.seterr(all="ignore")
     with tempfile.TemporaryDirectory() as folder:
         undamaged(5, seed, Path(folder))
+        (Path(folder) / "empty.extxyz").touch()
+        refused("extended XYZ", Path(folder) / "empty.extxyz", "")
 
 
-def _part(numbers: range, **options: Any) -> list[dict]:
+def _part(numbers: list[int], **options: Any) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         return campaign(numbers, folder=Path(folder), **options)
 
@@ -412,6 +417,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the files with which something is wrong")
+    parser.add_argument("--again", action="store_true", help="only those that were no `agrees` or `refused` last time")
     parser.add_argument("--only", choices=list(KINDS), default=None)
     options = parser.parse_args()
     started, results = time.monotonic(), []
@@ -419,7 +425,12 @@ def main() -> None:
         options.keep.mkdir(parents=True, exist_ok=True)
     kinds = (options.only,) if options.only else tuple(KINDS)
     part = functools.partial(_part, seed=options.seed, keep=options.keep, kinds=kinds)
-    parts = [range(k, min(k + 100, options.count)) for k in range(0, options.count, 100)]
+    numbers = list(range(options.count))
+    if options.again:
+        before = json.loads((options.output / "mutated_files.json").read_text())
+        results = [r for r in before if r["outcome"] in ("agrees", "refused")]
+        numbers = [r["k"] for r in before if r["outcome"] not in ("agrees", "refused")]
+    parts = [numbers[k : k + 100] for k in range(0, len(numbers), 100)]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(options.jobs, initializer=_prepare, initargs=(options.seed,)) as pool:
         for found in pool.imap(part, parts):
@@ -427,6 +438,7 @@ def main() -> None:
             for result in found:
                 if result["outcome"] in FAULTS:
                     print(result, flush=True)
+    results.sort(key=lambda r: r["k"])
     text = table(results)
     print(text)
     print(f"{time.monotonic() - started:.0f} s")

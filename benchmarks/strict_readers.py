@@ -55,8 +55,10 @@ class Particles:
             size = np.abs(self.cell).max()
             if not size > 0 or abs(np.linalg.det(self.cell / size)) < 1e-12:
                 raise Refused("no cell")
-            if np.abs(self.positions).max() > 1e14 * size:
-                raise Refused("too far away")
+        sizes = [np.abs(self.cell).max()] if self.cell is not None else []
+        sizes.append(1.0 if self.diameters is None else np.max(self.diameters))
+        if np.abs(self.positions).max() > 1e14 * max(sizes):
+            raise Refused("too far away")
         if self.diameters is not None and not (self.diameters > 0).all():
             raise Refused("a diameter that is not positive")
 
@@ -442,7 +444,7 @@ def _xyz_particles(  # noqa: PLR0912
     columns, place = {}, 0
     for name, kind, count in zip(named[::3], named[1::3], named[2::3], strict=True):
         width = whole(count, 1)
-        if kind not in "SRIL" or len(kind) != 1 or not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        if kind not in "SRIL" or len(kind) != 1 or not re.fullmatch(r"[A-Za-z_][\w.\-\[\]]*", name, re.ASCII):
             raise Refused("Properties")
         read = READ_OF.get(kind, lambda word: _flags(word)[0])
         if any(len(row) < place + width for row in rows):

@@ -174,6 +174,9 @@ def linearize(
         nothing, no = jnp.zeros_like(configuration.system.positions), jnp.asarray(False)
         curvature = Curvature(curvature_bound, curvature_bound, nothing, no)
     contacts = with_indeterminate(contacts, here, curvature.lowest)
+    if configuration.potential.has_terms:  # not so two atoms that are a hundred ranges apart
+        held = jnp.max(jnp.abs(hessian.site_stiffness())) > evidence.noise + evidence.rounding
+        contacts = dataclasses.replace(contacts, constrained=contacts.constrained & held)
     if not configuration.potential.has_terms:
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
         modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)

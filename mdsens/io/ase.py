@@ -22,7 +22,7 @@ ROUNDING_OF_Z = 1e-13
 """Of the extent of a system: particles whose z differ by less are in one plane."""
 
 FARTHEST = 1e14
-"""Of the size of a cell: farther from the origin rounding moves a particle by a hundredth of it."""
+"""Cells or diameters, whichever is larger: farther from the origin rounding moves a particle by a hundredth of one."""
 
 OF_THE_SYSTEM = ("numbers", "positions", "species_id", "spacegroup_kinds")
 """Arrays of Atoms that a System has fields for, or that ASE adds when it repeats an asymmetric unit."""
@@ -67,10 +67,14 @@ def from_ase(atoms: Atoms, diameters: Diameters | None = None, dim: int | None =
     if any(len(kinds) > 1 or set(kinds.values()) != {1} for kinds in (atoms.info.get("occupancy") or {}).values()):
         raise InvalidInput("it has sites that are occupied in part, and particles are there or not")
     species, box = _species(atoms), _box(atoms, dim)
+    sizes = _diameters(atoms, diameters, species)
+    size = max(float(np.max(sizes)), 0.0 if box is None else float(np.abs(box).max()))
+    if (far := np.flatnonzero((np.abs(positions) > FARTHEST * size).any(axis=1))).size:
+        raise InvalidInput(f"{name_particles(far)} lie so far away that rounding loses their place")
     return System(
         positions[:, :dim],
         box,
-        _diameters(atoms, diameters, species),
+        sizes,
         species.astype(np.int32),
         numbers=_elements(atoms),
         fixed=fixed_by(atoms, dim),
@@ -88,8 +92,6 @@ def _box(atoms: Atoms, dim: int) -> np.ndarray | None:
     size = float(np.abs(cell[periodic]).max())
     if not 0.0 < size < np.inf or spanned(cell[periodic] / size) < 1e-12:
         raise InvalidInput("it is periodic but has no cell")
-    if (far := np.flatnonzero((np.abs(atoms.positions) > FARTHEST * size).any(axis=1))).size:
-        raise InvalidInput(f"{name_particles(far)} lie so many cells away that rounding loses the place in the cell")
     return cell
 
 

@@ -177,6 +177,8 @@ def _check_symmetry(block: dict[str, list[str]]) -> None:
         raise InvalidInput(
             "it names no symmetry; for all atoms of a cell one by one, write _symmetry_equiv_pos_as_xyz x,y,z"
         )
+    if name is None and number is None:
+        raise InvalidInput("it lists operations of symmetry, and names no space group (_symmetry_space_group_name_H-M)")
     for operation in listed or ():
         parts = operation.replace(" ", "").lower().split(",")
         if len(parts) != 3 or not all(map(OPERATION.fullmatch, parts)) or _determinant(parts) != 1.0:

@@ -43,6 +43,10 @@ PLAIN = "species:S:1:pos:R:3"
 """The columns of a file that names none."""
 
 NAME = re.compile(r"[A-Za-z_][^\s:=\"'{}\[\],]*")
+"""The name of an entry."""
+
+COLUMN = re.compile(r"[A-Za-z_][\w.\-\[\]]*", re.ASCII)
+"""The name of a column, such as forces, or c_stress[1] from LAMMPS."""
 
 
 def read_extended_xyz(path: Path, index: int) -> Atoms:
@@ -121,7 +125,7 @@ def _columns(properties: str, rows: list[list[str]]) -> dict[str, np.ndarray]:
     """The columns by name, [n] or [n, k], of text, numbers, whole numbers or truth values."""
     words = properties.split(":")
     names, kinds = words[::3], words[1::3]
-    if len(words) % 3 or len(set(names)) < len(names) or not all(map(NAME.fullmatch, names)):
+    if len(words) % 3 or len(set(names)) < len(names) or not all(map(COLUMN.fullmatch, names)):
         raise InvalidInput(
             f"its Properties are no triples NAME:TYPE:COUNT, or name a column twice: {properties[:60]!r}"
         )
@@ -190,7 +194,9 @@ def write_extended_xyz(path: Path, system: System) -> None:
     if system.fixed is not None:
         columns["move_mask"] = _move_mask(system)
     pbc = " ".join("FT"[int(p)] for p in atoms.pbc)
-    header = f'Properties={":".join(_property(*each) for each in columns.items())} dim={system.dim} pbc="{pbc}"'
+    properties = ":".join(_property(*each) for each in columns.items())
+    properties = f'"{properties}"' if "[" in properties else properties
+    header = f'Properties={properties} dim={system.dim} pbc="{pbc}"'
     if system.box is not None:
         lattice = " ".join(repr(float(value)) for value in np.asarray(atoms.cell).ravel())
         header = f'Lattice="{lattice}" {header}'
@@ -204,7 +210,7 @@ KINDS = {"f": "R", "i": "I", "u": "I", "b": "L", "U": "S"}
 
 def _property(name: str, values: np.ndarray) -> str:
     """NAME:TYPE:COUNT of a column."""
-    if values.dtype.kind not in KINDS or values.ndim > 2 or not NAME.fullmatch(name):
+    if values.dtype.kind not in KINDS or values.ndim > 2 or not COLUMN.fullmatch(name):
         raise InvalidInput(f"extended XYZ has no column for the array {name} {list(values.shape)} of {values.dtype}")
     if values.dtype.kind == "U" and not all(re.fullmatch(r"\S+", word) for word in values.ravel()):
         raise InvalidInput(

@@ -95,7 +95,9 @@ def _atoms(header: dict[str, list[str]], sections: dict[str, list[list[str]]], s
     rows, promised = sections.get("Atoms", []), _count(header, "atoms")
     if len(rows) != promised or not rows:
         raise InvalidInput(f"it promises {promised} atoms, and its section Atoms has {len(rows)} lines")
-    columns, kinds = _columns(rows, style), _count(header, "atom types", len(rows))
+    columns, kinds = _columns(rows, style), _count(header, "atom types")
+    if kinds < 1:
+        raise InvalidInput("its header does not say how many atom types there are: '2 atom types'")
     types = _types([row[columns.index("type")] for row in rows], sections, kinds)
     table = {name: (wholes if name in (*WHOLE, *FLAGS) else reals)(row[k] for row in rows)
              for k, name in enumerate(columns) if name != "type"}  # fmt: skip
@@ -315,6 +317,9 @@ def _enter(header: dict[str, list[str]], words: list[str]) -> None:
     if split is None:
         raise InvalidInput(f"{' '.join(words)[:60]!r} is no line of a data file's header, nor the name of a section")
     name = " ".join(words[split:])
+    numbers = 2 if name.endswith("hi") else 3 if name.endswith(("vec", "yz", "origin")) else 1
+    if split != numbers:
+        raise InvalidInput(f"{' '.join(words)[:60]!r} in its header has {split} numbers, not {numbers}")
     if header.setdefault(name, words[:split]) != words[:split]:
         raise InvalidInput(f"it says twice what {name} are, and not the same")
 
@@ -377,9 +382,8 @@ def _cell(header: dict[str, list[str]]) -> np.ndarray:
     return cell
 
 
-def _count(header: dict[str, list[str]], what: str, default: int = 0) -> int:
-    words = header.get(what)
-    return default if words is None else int(wholes(words)[0])
+def _count(header: dict[str, list[str]], what: str) -> int:
+    return int(wholes(header.get(what, ["0"]))[0])
 
 
 def _is_number(word: str) -> bool:

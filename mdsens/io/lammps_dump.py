@@ -51,7 +51,8 @@ def _frames(lines: list[str]) -> Iterator[list[Item]]:
     for start in range(0, len(items), len(ITEMS)):
         frame, number = items[start : start + len(ITEMS)], start // len(ITEMS)
         for k, wanted in enumerate(ITEMS):
-            if k >= len(frame) or frame[k][0][: len(wanted)] != wanted:
+            title = frame[k][0] if k < len(frame) else []
+            if (title if k < 2 else title[: len(wanted)]) != wanted:  # boundaries and columns stand behind the others
                 raise InvalidInput(f"its frame {number} has no 'ITEM: {' '.join(wanted)}' in its place")
         promised = wholes(frame[1][1])
         sizes = [len(lines) for _, lines in frame]

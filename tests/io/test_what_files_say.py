@@ -234,6 +234,8 @@ def test_columns_of_lammps_are_kept(tmp_path):
     np.testing.assert_array_equal(atoms.arrays["mol"], [1, 2])
     np.testing.assert_array_equal(atoms.arrays["c_w[1]"], [2.5, 1.5])
     assert "fx" not in atoms.arrays
+    mdsens.write(tmp_path / "a.extxyz", mdsens.read(tmp_path / "a.dump", diameters=1.0))
+    same_extras(atoms, mdsens.to_ase(mdsens.read(tmp_path / "a.extxyz")))
     mdsens.write(tmp_path / "a.data", mdsens.read(tmp_path / "a.dump", diameters=1.0), format="lammps-data")
     again = mdsens.to_ase(mdsens.read(tmp_path / "a.data", diameters=1.0))
     np.testing.assert_array_equal(again.get_initial_charges(), [-0.5, 0.5])

@@ -238,3 +238,24 @@ def test_the_response_in_single_precision():
         assert single.dtype == jnp.float32
         rest = relax(SPHERES, system)
     assert relative(single, reference_of(rest).response_to_diameters()) < 1e-2
+
+
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev, lambda f: lambda s: jax.jvp(f, (s,), (1.0,))[1]])
+def test_a_response_that_cannot_be_trusted_is_never_nan_without_a_word(derivative):
+    """A network that is held at one particle turns about it at no cost but that of the residual forces."""
+    first, second = np.triu_indices(4, 1)
+    x = np.array([[0.0, 0.0], [1.0, 0.05], [1.1, 1.0], [0.05, 0.95]])
+    bonds = mdsens.Bonds(np.stack([first, second], 1), 1.0, np.array([1.0, 1.45, 1.1, 0.9, 1.3, 1.05]))
+    one, refused = np.array([2], np.int32), 0
+
+    def held(shift, stiffness):
+        anchor = jnp.asarray(x[one]) + shift * jnp.array([[1.0, 0.0]])
+        tether = mdsens.Tethers(anchor, stiffness, one)
+        return mdsens.Relaxation()(bonds + tether, mdsens.System(x)).positions[2, 0]
+
+    for stiffness in (3.2, 1.3, 0.5, 0.2, 0.08, 0.03, 0.013, 0.005):
+        try:
+            assert float(derivative(lambda s, k=stiffness: held(s, k))(0.0)) == pytest.approx(1.0, abs=1e-5)
+        except mdsens.SolveFailed:
+            refused += 1
+    assert refused < 8

@@ -111,3 +111,18 @@ def test_the_stiffness_of_an_energy_of_jax_md_is_measured(epsilon):
 
     lowest = scipy.optimize.minimize(by_scipy, x.ravel(), tol=1e-10).fun
     assert float(rest.energy) / epsilon == pytest.approx(lowest, rel=1e-6)  # jax-md's switch at 8 σ
+
+
+@pytest.mark.parametrize("apart", [36.0, 1.2e2, 1.2e4])
+def test_two_particles_that_feel_nothing_of_each_other_have_no_response(apart):
+    """As where positions are in a wrong unit: every force is below the tolerance, and so is what resists a motion."""
+    start = mdsens.System(np.array([[0.0, 0.0, 0.0], [apart, 0.0, 0.0]]))
+
+    def length(s):
+        return bond(mdsens.Relaxation()(mdsens.LennardJones(sigma=s, range=np.inf), start).positions)
+
+    assert float(length(1.0)) == pytest.approx(apart, rel=1e-6)
+    for derivative in (jax.grad, jax.jacfwd):
+        with pytest.raises(mdsens.NotRigid, match="no contacts constrain the particles") as caught:
+            derivative(length)(1.0)
+        assert caught.value.status is mdsens.errors.Status.NOT_RIGID
