@@ -31,8 +31,9 @@ class JaxMD(Potential):
       given follows the system's cell, so that the box is differentiable too.
     - `from_system`: a function of the System that returns further keyword arguments, such as
       `lambda system: {"sigma": system.diameters}`.
-    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused. If it is
-      not, pairs of particles are moved apart in a periodic cell, to see that nothing interacts beyond half its height.
+    - `range`: the distance beyond which nothing interacts, if known; a cell too small for it is then refused. In a
+      periodic cell pairs of particles are moved apart, to see that nothing interacts beyond half its height; only with
+      a range may forces there grow with the distance, as those of bonds do.
     - every other keyword is a parameter, a leaf of the pytree, if it is a number, which is made a float, or an array of
       floats, or a dictionary of them. Whatever else there is, such as strings, functions and arrays of integers, is
       passed on as it is. (`functools.partial` the factory with single integers that must stay integers.)
@@ -126,10 +127,11 @@ class JaxMD(Potential):
         return found + nan_carrier  # so that the forces are NaN, too
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
-        if system.box is None or system.n < 2 or math.isfinite(self.range):
+        if system.box is None or system.n < 2:
             return
-        half, beyond, near = (float(found) for found in _beyond_half_the_cell(self, system))
-        if not beyond <= SMALLEST_FORCE * near:
+        half, beyond, near, grows = (found.item() for found in _beyond_half_the_cell(self, system))
+        of_bonds = math.isfinite(self.range) and grows
+        if not (beyond <= SMALLEST_FORCE * near or of_bonds):
             raise InvalidInput(
                 f"two particles still interact at {half:.4g}, half of the cell's smallest height, and jax-md's "
                 "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), give the "
@@ -187,15 +189,16 @@ def _content(leaf: Any) -> Any:
 
 
 @compile_once
-def _beyond_half_the_cell(potential: JaxMD, system: System) -> tuple[Scalar, Scalar, Scalar]:
-    """Half of the smallest height, and the largest forces of pairs far from all others: farther apart than that, and as
-    neighbors are.
-
+def _beyond_half_the_cell(potential: JaxMD, system: System) -> tuple[Scalar, Scalar, Scalar, Bool[Array, ""]]:
+    """Half of the smallest height, the largest forces of pairs far from all others, farther apart than that and as
+    neighbors are, and whether these grow with the distance, as those of bonds do.
     """
     half, length = 0.5 * jnp.min(system.heights), potential.length(system)
     distances = jnp.concatenate([half * jnp.asarray(BEYOND, half.dtype), length * jnp.asarray(NEAR, half.dtype)])
     found = jnp.abs(jax.lax.map(lambda r: _forces_of_pairs(potential, system, r), distances))
-    return half, jnp.max(found[: len(BEYOND)]), jnp.max(found[len(BEYOND) :])
+    of_each = jnp.max(found.reshape(len(found), -1), axis=1)
+    beyond, near = of_each[: len(BEYOND)], of_each[len(BEYOND) :]
+    return half, jnp.max(beyond), jnp.max(near), beyond[-1] > beyond[0]
 
 
 def _forces_of_pairs(potential: JaxMD, system: System, r: Scalar) -> Array:

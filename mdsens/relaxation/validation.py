@@ -19,6 +19,7 @@ from ..landscape.configuration import Configuration
 from ..landscape.consistency import inconsistent_parts, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
+from ..neighbors import NeighborList, Neighbors, allocate
 from ..neighbors.allocation import Survey, survey
 from ..potentials import Potential
 from ..runtime.compiled import compile_once
@@ -129,6 +130,7 @@ def surveyed(potential: Potential, system: System, skin: Float[Array, ""]) -> Su
     potential.check_functions(system)
     found = survey(potential, system, skin, as_array(1.0, float))
     check_surveyed(potential, system, found)
+    check_reach(potential, system)
     return found
 
 
@@ -147,6 +149,35 @@ def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> No
             "to rest there, and derivatives would be wrong. Multiply pair_energy by mdsens.potentials.smooth_switch(r, "
             "onset, cutoff), or move the cutoff to where both have vanished"
         )
+
+
+def check_reach(potential: Potential, system: System) -> None:
+    """**Raises** `InvalidInput` for an energy over the pairs of a list, written by somebody else, that changes where
+    the list reaches farther.
+    """
+    for part in potential.parts():
+        if not part.listed or part.is_pairwise or part.is_verified:
+            continue
+        lists = NeighborList(), NeighborList(skin=as_array(WIDE_SKIN, float))
+        near, far = (float(_energy(part, system, allocate(each, part, system))) for each in lists)
+        if not abs(far - near) <= MISSED_ENERGY * (abs(near) + abs(far)):
+            raise InvalidInput(
+                f"{type(part).__name__} says that nothing interacts beyond {float(part.reach(system)):.4g} (reach), "
+                f"and with pairs up to {1.0 + WIDE_SKIN:g} times as far its energy is {far:.6g} instead of {near:.6g}: "
+                "let reach return the distance at which its energy ends, or end it there"
+            )
+
+
+WIDE_SKIN = 1.5
+"""Of a list that holds pairs far beyond the reach."""
+
+MISSED_ENERGY = 1e-9
+"""Relative: what rounding makes of a sum in another order is less."""
+
+
+@compile_once
+def _energy(part: Potential, system: System, neighbors: Neighbors) -> Float[Array, ""]:
+    return part.energy(system, neighbors)
 
 
 def check_images(potential: Potential, system: System, start: System) -> None:

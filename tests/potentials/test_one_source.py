@@ -173,3 +173,44 @@ def test_parameters_that_make_no_sense():
         mdsens.SoftSphere(epsilon="soft")
     with pytest.raises(mdsens.InvalidInput, match="epsilon of SoftSphere must not be negative"):
         mdsens.Relaxation()(mdsens.SoftSphere(epsilon=[[1.0, -1.0], [-1.0, 1.0]]), mdsens.random_packing(16))
+
+
+class Bumps(mdsens.Potential):
+    """The sum of (1 - (r/end)²)⁴ over the pairs of a list that is said to need only `said`."""
+
+    end: jax.Array
+    said: jax.Array
+    listed = True
+
+    def energy(self, system, neighbors):
+        squared = jnp.sum(neighbors.separations(system.positions, system.lattice) ** 2, axis=-1)
+        near = neighbors.valid & (squared < self.end**2)
+        return jnp.sum(jnp.where(near, (1.0 - squared / self.end**2) ** 4, 0.0))
+
+    def reach(self, system):
+        return self.said
+
+    def typical_stiffness(self, system):
+        return jnp.asarray(1.0)
+
+
+def test_a_reach_that_is_too_short_is_refused():
+    system = mdsens.System(np.random.default_rng(0).uniform(0.0, 12.0, (60, 2)), 12.0)
+    assert mdsens.Relaxation()(Bumps(1.4, 1.4), system).converged
+    with pytest.raises(mdsens.InvalidInput, match=r"Bumps says that nothing interacts beyond 1\.4 .* its energy is"):
+        mdsens.Relaxation(throw=False, max_steps=1)(Bumps(2.6, 1.4), system)
+
+
+def test_a_range_of_jax_md_that_is_too_short_for_the_cell_is_refused():
+    def bumps(displacement, end):
+        def energy(x):
+            apart = jax.vmap(jax.vmap(displacement, (None, 0)), (0, None))(x, x)
+            squared = jnp.sum(apart**2, axis=-1)
+            return 0.5 * jnp.sum(jnp.where(squared < end**2, (1.0 - squared / end**2) ** 4, 0.0))
+
+        return energy
+
+    system = mdsens.System(np.random.default_rng(0).uniform(0.0, 6.0, (12, 2)), 6.0)
+    assert mdsens.Relaxation()(mdsens.JaxMD(bumps, range=1.5, end=2.9), system).converged
+    with pytest.raises(mdsens.InvalidInput, match="two particles still interact at 3, half of the cell's"):
+        mdsens.Relaxation()(mdsens.JaxMD(bumps, range=1.5, end=3.6), system)
