@@ -59,8 +59,8 @@ def _elements(system: System) -> np.ndarray:
     return np.array(chemical_symbols)[np.asarray(system.numbers)]
 
 
-def _components(which: str, dim: int, text: str) -> list[int]:
+def _components(which: str, dim: int, text: str) -> np.ndarray:
     axes = "xyz"[:dim]
     if not set(which) <= set(axes) or len(set(which)) != len(which):
         raise InvalidInput(f"components to fix are {', '.join(axes)}, as in {text.partition(':')[0]}:x, not {which!r}")
-    return [axes.index(axis) for axis in which] or list(range(dim))
+    return np.array([axes.index(axis) for axis in which or axes])
