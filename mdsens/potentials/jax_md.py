@@ -130,8 +130,10 @@ class JaxMD(Potential):
         if system.box is None or system.n < 2:
             return
         half, beyond, near, grows = (found.item() for found in _beyond_half_the_cell(self, system))
-        of_bonds = math.isfinite(self.range) and grows
-        if not (beyond <= SMALLEST_FORCE * near or of_bonds):
+        reaches = not beyond <= SMALLEST_FORCE * near
+        if math.isfinite(self.range):  # believed where forces grow, as those of bonds, or are no numbers far away
+            reaches = beyond > SMALLEST_FORCE * near and not grows
+        if reaches:
             raise InvalidInput(
                 f"two particles still interact at {half:.4g}, half of the cell's smallest height, and jax-md's "
                 "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), give the "
