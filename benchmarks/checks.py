@@ -9,17 +9,15 @@ Writes checks.json and checks.md.
 """
 
 import argparse
-import json
-import statistics
-import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 import mdsens
+import report
 from mdsens.landscape.configuration import Configuration
 from mdsens.relaxation import validation
+from peers import timed
 from scaling import processor
 
 
@@ -35,17 +33,6 @@ class Copied(mdsens.PairPotential):
         return sigma
 
 
-def seconds(function, repeats):
-    """The median, after one call that compiles."""
-    jax.block_until_ready(function())
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
 def measure(potential, system, repeats):
     relax = mdsens.Relaxation()
     rest = relax(potential, system)
@@ -55,9 +42,9 @@ def measure(potential, system, repeats):
     return {
         "potential": type(potential).__name__,
         "steps": int(rest.steps),
-        "relaxation": seconds(lambda: relax(potential, system).energy, repeats),
-        "survey at the start": seconds(lambda: start(prepared, system, relax.skin).reach, repeats),
-        "probe at the end": seconds(lambda: validation.check_derivatives(here) or jnp.zeros(()), repeats),
+        "relaxation": timed(lambda: relax(potential, system).energy, repeats)[2],
+        "survey at the start": timed(lambda: start(prepared, system, relax.skin).reach, repeats)[2],
+        "probe at the end": timed(lambda: validation.check_derivatives(here), repeats)[2],
     }
 
 
@@ -85,8 +72,7 @@ def main():
     print(text)
     if options.output:
         facts = {"processor": processor(), "n": options.n, "repeats": options.repeats, "rows": rows}
-        (options.output / "checks.json").write_text(json.dumps(facts, indent=1) + "\n")
-        (options.output / "checks.md").write_text(f"# What checks cost\n\n{processor()}\n\n{text}")
+        report.write(options.output, "checks", facts, f"# What checks cost\n\n{processor()}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Writes conditions.json and conditions.md.
 
 import argparse
 import collections
-import json
 import multiprocessing
 import sys
 import time
@@ -27,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import mdsens
+import report
 from mdsens import linear_solvers
 from reference import SoftSpheres
 
@@ -230,8 +230,7 @@ def main():
     print(text)
     print(f"{time.monotonic() - started:.0f} s")
     if options.output:
-        (options.output / "conditions.json").write_text(json.dumps(results, indent=1))
-        (options.output / "conditions.md").write_text(f"# Fixed, bonded, walled and loaded systems\n\n{text}")
+        report.write(options.output, "conditions", results, f"# Fixed, bonded, walled and loaded systems\n\n{text}")
     sys.exit(any(v.startswith("wrong") for r in results for v in r["verdicts"].values()))
 
 

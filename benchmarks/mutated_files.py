@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import mdsens
+import report
 from commands import call
 from mdsens.studies.study import read_study
 from strict_readers import READERS, Refused
@@ -102,7 +103,7 @@ def lammps_data(rng: random.Random) -> str:
 def lammps_dump(rng: random.Random) -> str:
     n, tilted, scaled = rng.randint(2, 6), rng.random() < 0.3, rng.random() < 0.4
     bounds = ("0.0 5.5 0.5\n0.0 5.0 0.0\n0.0 6.0 0.0" if tilted else "0.0 5.0\n0.0 5.0\n0.0 6.0") + "\n"
-    words = ("xy xz yz " if tilted else "") + "pp pp pp"
+    words = ("xy xz yz " if tilted else "") + rng.choice(["pp pp pp", "pp pp pp", "pp pp ff", "ff pp ss"])
     names = "xs ys zs" if scaled else rng.choice(["x y z", "xu yu zu"])
     charge = rng.random() < 0.3
 
@@ -127,7 +128,7 @@ def extended_xyz(rng: random.Random) -> str:
 
     def frame() -> str:
         header = 'Lattice="5.0 0.0 0.0 0.5 5.0 0.0 0.0 0.25 6.0" ' if periodic else ""
-        pbc = "T T T" if periodic else "F F F"
+        pbc = rng.choice(["T T T", "T T T", "T T F", "F T F"]) if periodic else "F F F"
         names, columns = "species:S:1:pos:R:3", [["Si", "C", "Si", "O", "H", "C"][:n], numbers(rng, n, 3, 0, 5)]
         if not atoms:
             names += ":species_id:I:1"
@@ -443,9 +444,7 @@ def main() -> None:
     print(text)
     print(f"{time.monotonic() - started:.0f} s")
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "mutated_files.json").write_text(json.dumps(results, indent=0) + "\n")
-        (options.output / "mutated_files.md").write_text(f"{text}\nSeed {options.seed}.\n")
+        report.write(options.output, "mutated_files", results, f"{text}\nSeed {options.seed}.\n")
     sys.exit(any(r["outcome"] in FAULTS for r in results))
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import random
 import sys
 import tempfile
@@ -40,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import mdsens
 import mutated_files
+import report
 from mdsens.potentials import smooth_switch
 from strict_readers import READERS
 
@@ -86,28 +86,32 @@ def springs(x: Any, scale: Any) -> Any:
     return 0.5 * jnp.sum((jnp.linalg.norm(x[SECOND] - x[FIRST], axis=1) - scale * LENGTHS) ** 2)
 
 
-@jax.custom_jvp
-def false_forces(x: Any, scale: Any, fault: Any) -> Any:
-    """Springs whose forces have another one between the first two particles, of the size `fault`."""
-    return springs(x, scale)
+def falsified(forces: Callable[..., Any]) -> Callable[..., Any]:
+    """Springs whose energy changes by `forces(change, at, along)` instead of by its own `change`."""
+
+    @jax.custom_jvp
+    def energy(x: Any, scale: Any, fault: Any) -> Any:
+        return springs(x, scale)
+
+    @energy.defjvp
+    def _(at: Any, along: Any) -> Any:
+        value, change = jax.jvp(springs, at[:2], along[:2])
+        return value, forces(change, at, along)
+
+    energy.__name__ = forces.__name__
+    return energy
 
 
-@false_forces.defjvp
-def _(at: Any, along: Any) -> Any:
-    value, change = jax.jvp(springs, at[:2], along[:2])
-    return value, change + at[2] * jax.jvp(distance, (at[0],), (along[0],))[1]
+@falsified
+def false_forces(change: Any, at: Any, along: Any) -> Any:
+    """With another force between the first two particles, of the size `fault`."""
+    return change + at[2] * jax.jvp(distance, (at[0],), (along[0],))[1]
 
 
-@jax.custom_jvp
-def false_factor(x: Any, scale: Any, fault: Any) -> Any:
-    """Springs whose derivatives are too large by the factor 1 + `fault`."""
-    return springs(x, scale)
-
-
-@false_factor.defjvp
-def _(at: Any, along: Any) -> Any:
-    value, change = jax.jvp(springs, at[:2], along[:2])
-    return value, (1.0 + at[2]) * change
+@falsified
+def false_factor(change: Any, at: Any, along: Any) -> Any:
+    """With derivatives that are too large by the factor 1 + `fault`."""
+    return (1.0 + at[2]) * change
 
 
 @jax.custom_jvp
@@ -752,9 +756,7 @@ def main() -> None:
     print(text)
     print(f"{time.monotonic() - started:.0f} s")
     if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "outside.json").write_text(json.dumps(results, indent=0) + "\n")
-        (options.output / "outside.md").write_text(text)
+        report.write(options.output, "outside", results, text)
     sys.exit(any(map(is_bad, results)))
 
 

@@ -35,7 +35,8 @@ class Refused(Exception):
 class Particles:
     """What a file says: positions [n, 3], the cell or None, labels, diameters and what is fixed, if there are any.
 
-    `any_order` where the order of the particles means nothing.
+    `any_order` where the order of the particles means nothing; `periodic` along which vectors the cell is, by default
+    along all of them.
     """
 
     positions: np.ndarray
@@ -44,6 +45,7 @@ class Particles:
     diameters: np.ndarray | None = None
     fixed: np.ndarray | None = None
     any_order: bool = False
+    periodic: list[bool] | None = None
 
     def __post_init__(self) -> None:
         for values in (self.positions, self.cell, self.diameters):
@@ -52,8 +54,10 @@ class Particles:
         if len(self.positions) == 0:
             raise Refused("no particles")
         if self.cell is not None:
-            size = np.abs(self.cell).max()
-            if not size > 0 or abs(np.linalg.det(self.cell / size)) < 1e-12:
+            self.periodic = [True] * 3 if self.periodic is None else self.periodic
+            vectors = self.cell[np.array(self.periodic)]
+            size = np.abs(vectors).max()
+            if not size > 0 or np.prod(np.linalg.svd(vectors / size, compute_uv=False)) < 1e-12:
                 raise Refused("no cell")
         sizes = [np.abs(self.cell).max()] if self.cell is not None else []
         sizes.append(1.0 if self.diameters is None else np.max(self.diameters))
@@ -69,8 +73,9 @@ class Particles:
             return f"{len(x)} particles, not {len(self.positions)}"
         if d == 2 and np.ptp(self.positions[:, 2]) > 1e-9:
             return "two-dimensional"
-        if (system.box is None) != (self.cell is None):
-            return f"box {system.box}, not {self.cell}"
+        periodic = [self.cell is not None and along for along in (self.periodic or [False] * 3)[:d]]
+        if list(system.periodic) != periodic:
+            return f"periodic along {system.periodic}, not {periodic}"
         order = self._order(x, d)
         checks = (
             self._positions(x, order),
@@ -100,7 +105,7 @@ class Particles:
         return f"positions {x.tolist()}, not {self.positions.tolist()}" if off else ""
 
     def _cell(self, system: Any) -> str:
-        if self.cell is None:
+        if self.cell is None or system.box is None:
             return ""
         cells = np.asarray(system.box), self.cell[: system.dim, : system.dim]
         same = np.allclose(*(cell @ cell.T for cell in cells), rtol=1e-9, atol=1e-12)
@@ -347,8 +352,8 @@ def _dump_particles(  # noqa: PLR0912
     if len(edges) != 3 or not all(re.fullmatch("[pfsm]{2}", edge) for edge in edges):
         raise Refused("boundaries")
     periodic = [edge == "pp" for edge in edges]
-    if any(periodic) != all(periodic) or any("p" in edge and edge != "pp" for edge in edges):
-        raise Refused("periodic along some directions")
+    if any("p" in edge and edge != "pp" for edge in edges):
+        raise Refused("periodic at one end")
     values = np.array([numbers(row, 3 if tilted else 2) for row in bounds])
     low, high, cell = values[:, 0], values[:, 1], np.zeros((3, 3))
     if tilted:
@@ -385,7 +390,8 @@ def _dump_particles(  # noqa: PLR0912
     if "q" in table:
         [number(word) for word in table["q"]]
     order = np.argsort(ids)
-    return Particles(positions[order], cell if all(periodic) else None, [labels[k] for k in order], diameters[order])
+    of_each = [labels[k] for k in order], diameters[order]
+    return Particles(positions[order], cell if any(periodic) else None, *of_each, periodic=periodic)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -459,7 +465,7 @@ def _xyz_particles(  # noqa: PLR0912
     if "Lattice" in header:
         cell = np.array(numbers(words_of(header["Lattice"]), 9)).reshape(3, 3)
     pbc = _flags(header["pbc"]) if "pbc" in header else [cell is not None] * 3
-    if len(pbc) != 3 or any(pbc) != all(pbc) or (all(pbc) and cell is None):
+    if len(pbc) != 3 or (any(pbc) and cell is None):
         raise Refused("pbc")
     symbols = [element(row[0]) for row in columns["species"][1]] if "species" in columns else None
     labels: list[Any] | None = symbols
@@ -484,7 +490,8 @@ def _xyz_particles(  # noqa: PLR0912
         if kind != "L" or len(moves[0]) not in (1, 3):
             raise Refused("move_mask")
         fixed = np.broadcast_to(~np.array(moves, bool), (len(rows), 3))
-    return Particles(np.array(columns["pos"][1]), cell if all(pbc) else None, labels, diameters, fixed)
+    box = cell if any(pbc) else None
+    return Particles(np.array(columns["pos"][1]), box, labels, diameters, fixed, periodic=pbc)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -740,7 +747,7 @@ SCHEMA: dict[str, Any] = {
         "n": _within(2, 10**6, int),
         "dim": _among(2, 3),
         "diameters": _list(_within(0, above=True)),
-        "packing_fraction": _within(0, 10, above=True),
+        "packing_fraction": _within(0, 2, above=True),
     },
     "potential": {"name": _among("soft-sphere"), "epsilon": _within(0), "alpha": _within(1, above=True)},
     "relaxation": {"tolerance": _within(0, above=True), "max_steps": _within(1, 10**9, int)},

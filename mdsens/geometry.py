@@ -47,6 +47,12 @@ def spanned(lattice: Float[np.ndarray, "*m k d"]) -> Float[np.ndarray, " *m"]:
     return np.abs(np.prod(np.diagonal(triangle, axis1=-2, axis2=-1), axis=-1))
 
 
+def is_lattice(vectors: Float[np.ndarray, "k d"]) -> bool:
+    """Whether vectors are finite and independent, on the host."""
+    size = float(np.abs(vectors).max())
+    return 0.0 < size < np.inf and bool(spanned(vectors / size) >= 1e-12)
+
+
 def carried(x: Float[Array, "n d"], before: Float[Array, "k d"], after: Float[Array, "k d"]) -> Float[Array, "n d"]:
     """Points that follow a lattice affinely; what of them is normal to its vectors stays as it is."""
     fractions = x @ reciprocal(before)
@@ -111,6 +117,11 @@ def largest_length(u: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.sqrt(largest(sum_components(u**2)))
 
 
+def to_nearest(separation: Float[Array, "... d"], lattice: Float[Array, "k d"]) -> Float[Array, "... k"]:
+    """The lattice vectors to take off a separation to come to its nearest image, whole numbers."""
+    return jnp.round(separation @ reciprocal(lattice))
+
+
 def minimum_image(separation: Float[Array, "... d"], lattice: Float[Array, "k d"] | None) -> Float[Array, "... d"]:
     """The nearest periodic image of a separation, exact up to half the smallest height of the cell."""
     if lattice is None:
@@ -170,7 +181,7 @@ class PairList(eqx.Module):
         """The same images as at these positions, wherever particles move: another one may become the nearest."""
         if not self.from_nearest or self.shift is None or lattice is None:
             return self
-        nearest = jnp.round((positions[self.j] - positions[self.i]) @ reciprocal(lattice)).astype(self.shift.dtype)
+        nearest = to_nearest(positions[self.j] - positions[self.i], lattice).astype(self.shift.dtype)
         return dataclasses.replace(self, shift=self.shift - nearest, from_nearest=False)
 
     def only(self, keep: Bool[Array, " n"]) -> Self:

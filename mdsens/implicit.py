@@ -34,7 +34,7 @@ from .linear_solvers.base import SymmetricSolver
 from .linear_solvers.cholesky import Cholesky
 from .linear_solvers.dense import PseudoInverse
 from .runtime.black_box import as_template, call_on_host
-from .runtime.passage import Passage
+from .runtime.passage import watched
 from .runtime.tracing import frozen, is_concrete, outside_trace, with_arrays, with_closure
 
 NULL_EXPONENT = 0.4
@@ -145,10 +145,7 @@ def _(primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]) -> tuple[An
     x, theta, rule = primals
     x, theta = with_arrays((implicit_function(x, theta, rule), theta))
     refused = rule.refused(theta) if is_concrete(frozen((x, theta, rule))) else None
-    if refused is None:
-        return x, rule.response(x, theta, tangents[1])
-    passage = Passage(refused)
-    return x, passage.leave(rule.response(x, theta, passage.enter(tangents[1])))
+    return x, watched(lambda change: rule.response(x, theta, change), tangents[1], refused)
 
 
 class ImplicitRule(eqx.Module):

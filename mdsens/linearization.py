@@ -177,7 +177,7 @@ def linearize(
     if configuration.potential.has_terms:  # not so two atoms that are a hundred ranges apart
         held = jnp.max(jnp.abs(hessian.site_stiffness())) > evidence.noise + evidence.rounding
         contacts = dataclasses.replace(contacts, constrained=contacts.constrained & held)
-    if not configuration.potential.has_terms:
+    else:
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
         modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)
     return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)

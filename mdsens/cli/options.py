@@ -25,7 +25,7 @@ import mdsens
 
 from ..errors import InvalidInput
 from ..runtime.files import check_target
-from ..studies.names import BONDS_ALONE, look_up
+from ..studies.names import BONDS_ALONE, look_up, of_bonds, of_pairs
 
 if TYPE_CHECKING:
     from ..potentials import Potential
@@ -160,25 +160,21 @@ class PackingOptions:
         configure(self.device)
 
     def read(self, path: Path) -> System:
-        system = mdsens.read(path, diameters=_lengths(self.diameters), dim=self.dim, atom_style=self.atom_style)
+        system = mdsens.read(path, **self._reading())
         return self._with_fixed(self._repeated(system))
 
     def load(self, path: Path) -> tuple[Potential, System]:
         """The potential, with the bonds and angles of the file, and the system."""
-        from ..io.files import read_whole
+        from ..potentials.topology import read_with_bonds
 
         potential = None if self.potential == BONDS_ALONE else self.make_potential()
-        lengths, alone = _lengths(self.diameters), 1.0 if potential is None else None
-        system, topology = read_whole(path, lengths, self.dim, self.atom_style, of_bonds=alone)
-        given = {name: value for name, value in self._settings().items() if _is_of_bonds(name)}
-        if topology is None and (given or potential is None):
-            raise InvalidInput(f"{path} has no bonds or angles; mdsens reads those of LAMMPS data files")
-        if topology is not None and self.repeat is not None:
+        whole, system = read_with_bonds(path, potential, of_bonds(self._settings()), **self._reading())
+        if whole is not potential and self.repeat is not None:
             raise InvalidInput(f"--repeat repeats particles alone, and {path} has bonds or angles")
-        parts = [] if topology is None else mdsens.potentials.bonded(topology, given)
-        whole = sum(parts, potential or 0)
-        assert isinstance(whole, mdsens.potentials.Potential)
         return whole, self._with_fixed(self._repeated(system))
+
+    def _reading(self) -> dict[str, Any]:
+        return {"diameters": _lengths(self.diameters), "dim": self.dim, "atom_style": self.atom_style}
 
     def _repeated(self, system: System) -> System:
         if self.repeat is None:
@@ -196,7 +192,7 @@ class PackingOptions:
 
     def make_potential(self) -> Potential:
         """**Raises** `InvalidInput` for an unknown potential, or for parameters that it does not have."""
-        parameters = {name: value for name, value in self._settings().items() if not _is_of_bonds(name)}
+        parameters = of_pairs(self._settings())
         potential = look_up(self.potential, mdsens.potentials.REGISTRY, "potential")
         try:
             return potential(**parameters)
@@ -350,11 +346,6 @@ def ranges_by_name(given: list[str] | None) -> dict[str, tuple[float, float]]:
             raise InvalidInput(f"--bound takes NAME=LOW,HIGH with two numbers, not {text!r}") from None
         found[name.strip()] = (low, high)
     return found
-
-
-def _is_of_bonds(name: str) -> bool:
-    """Whether a parameter belongs to the bonds or angles of a file."""
-    return "." in name
 
 
 def _parameters(settings: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..extras import Extras
-from ..geometry import spanned
+from ..geometry import is_lattice
 from ..system import System, name_particles
 from .format import Format, check_index
 from .words import RESULTS
@@ -89,8 +89,7 @@ def _box(atoms: Atoms, dim: int) -> np.ndarray | None:
     if not periodic.any():
         return None
     cell = np.asarray(atoms.cell)[:dim, :dim]
-    size = float(np.abs(cell[periodic]).max())
-    if not 0.0 < size < np.inf or spanned(cell[periodic] / size) < 1e-12:
+    if not is_lattice(cell[periodic]):
         raise InvalidInput("it is periodic but has no cell")
     return cell
 

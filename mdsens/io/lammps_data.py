@@ -207,7 +207,7 @@ def read_topology(
         if others:
             raise InvalidInput(f"it has a section {others[0]}, which mdsens does not understand and will not drop")
         atoms = _atoms(header, sections, atom_style or named.get("Atoms") or None)
-        place = {int(row[0]): k for k, row in enumerate(sorted(sections["Atoms"], key=lambda row: int(row[0])))}
+        place = {int(id_): k for k, id_ in enumerate(atoms.arrays["id"])}
         bonds, bond_types = _groups(sections.get("Bonds", []), 2, place)
         angles, angle_types = _groups(sections.get("Angles", []), 3, place)
         stiffness, rest_length = _harmonic(sections, named, "Bond Coeffs", bond_types)

@@ -33,8 +33,8 @@ AS_ASE_NAMES_THEM = {"q": "initial_charges", "mass": "masses", "v_radius": "radi
 COLUMN = re.compile(r"[A-Za-z][\w\[\].]*", re.ASCII)
 """The name of a column, such as vx, c_stress[1] or v_radius."""
 
-EDGES = re.compile(r"[pfsm]{2}")
-"""The two ends of a box along one axis: p is periodic."""
+EDGES = re.compile(r"pp|[fsm]{2}")
+"""The two ends of a box along one axis: both of them are periodic, or none."""
 
 
 def read_dump(path: Path, index: int) -> Atoms:
@@ -58,7 +58,8 @@ def _frames(lines: list[str]) -> Iterator[list[Item]]:
         sizes = [len(lines) for _, lines in frame]
         if sizes[:3] != [1, 1, 3] or sizes[3] != promised[0]:
             raise InvalidInput(f"its frame {number} promises {promised[:1]} atoms, and its items have {sizes} lines")
-        wholes(frame[0][1])
+        if wholes(frame[0][1])[0] < 0:
+            raise InvalidInput(f"its frame {number} has a time step below 0")
         yield frame
 
 

@@ -62,7 +62,7 @@ def read_poscar(path: Path, index: int = -1) -> Atoms:
     if numbers is None:
         atoms.set_array("type", kinds + 1)
     if moves is not None:
-        _fix(atoms, moves, how in "cCkK")
+        _fix(atoms, moves)
     if (velocities := _velocities(lines[place + 1 + len(kinds) :], len(kinds))) is not None:
         atoms.set_array("velocities", velocities)
     return atoms
@@ -100,7 +100,7 @@ def _rows(
     return values, np.array([[FLAGS[word] for word in row[3:]] for row in rows])
 
 
-def _fix(atoms: Atoms, moves: np.ndarray, _cartesian: bool) -> None:
+def _fix(atoms: Atoms, moves: np.ndarray) -> None:
     """The constraints: of atoms whose flags differ along lattice vectors."""
     from ase.constraints import FixAtoms, FixScaled
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..geometry import PairList, reciprocal
+from ..geometry import PairList, to_nearest
 from ..system import System
 
 
@@ -30,10 +30,12 @@ def fold(
     """
     d, vectors = len(times), jnp.asarray(np.array(times), jnp.int32)
     copies = jnp.asarray(np.indices(times).reshape(d, -1).T.astype(np.int32))
-    apart = (repeated.positions[pairs.j] - repeated.positions[pairs.i]) @ reciprocal(repeated.lattice)
+    assert repeated.lattice is not None
+    apart = repeated.positions[pairs.j] - repeated.positions[pairs.i]
+    nearest = to_nearest(apart, repeated.lattice).astype(jnp.int32)
     first, second = pairs.i % n, pairs.j % n
     at_first, at_second = pairs.i // n, pairs.j // n
-    shift = copies[at_second] - copies[at_first] - jnp.round(apart).astype(jnp.int32) * vectors
+    shift = copies[at_second] - copies[at_first] - nearest * vectors
     reversed_ = (first > second) | ((first == second) & ~_is_positive(shift))
     home = jnp.where(reversed_, at_second, at_first)
     shift = jnp.where(reversed_[:, None], -shift, shift)

@@ -70,17 +70,39 @@ def node_diameter(potential: Potential, system: System) -> float | None:
 
 def draw_parts(potential: Potential, system: System, ax: Axes) -> None:
     """Draw the parts of a potential into axes that show the particles."""
-    parts = potential.parts()
-    bonds = [(_stiffness(part), *_bond_state(part, system)[1:]) for part in parts if isinstance(part, Bonds)]
-    node, stiffness, force = node_diameter(potential, system), 1.0, 0.0
-    if bonds:
-        k, _, f = (np.concatenate(each) for each in zip(*bonds, strict=True))
-        if (k > 0.0).any():
-            stiffness, force = float(np.median(k[k > 0.0])), float(np.quantile(np.abs(f[k > 0.0]), 0.95))
+    node = node_diameter(potential, system)
     length = float(np.mean(np.asarray(system.diameters))) if node is None else node / NODE_SHARE
-    scene = Scene(system, ax, node is not None, length, stiffness, force)
-    for part in parts:
+    scene = Scene(system, ax, node is not None, length, *_typical_bond(potential, system))
+    for part in potential.parts():
         draw_part(part, scene)
+
+
+def bond_lines(potential: Potential, system: System) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two ends of every bond [m, 2, d], with its images that pass through the cell, and their colors [m, 4]."""
+    _, force = _typical_bond(potential, system)
+    drawn = (_bonds_drawn(part, system, force) for part in potential.parts() if isinstance(part, Bonds))
+    return [(lines, colors) for lines, colors, _ in drawn]
+
+
+def _typical_bond(potential: Potential, system: System) -> tuple[float, float]:
+    """The median stiffness of the bonds, and nearly their largest force."""
+    bonds = [(_stiffness(part), _bond_state(part, system)[2]) for part in potential.parts() if isinstance(part, Bonds)]
+    if bonds:
+        k, force = (np.concatenate(each) for each in zip(*bonds, strict=True))
+        if (k > 0.0).any():
+            return float(np.median(k[k > 0.0])), float(np.quantile(np.abs(force[k > 0.0]), 0.95))
+    return 1.0, 0.0
+
+
+def _bonds_drawn(part: Bonds, system: System, largest: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two ends of each line [m, 2, d], its color [m, 4], and the stiffness of its bond [m]; bonds without any are
+    left out.
+    """
+    stiffness, pairs = _stiffness(part), np.asarray(part.pairs)
+    shown = stiffness > 0.0
+    step, length, force = (each[shown] for each in _bond_state(part, system))
+    lines, bonds = _images(np.asarray(system.wrapped())[pairs[shown, 0]], step, system)
+    return lines, _tension_colors(force, stiffness[shown] * length, largest)[bonds], stiffness[shown][bonds]
 
 
 @functools.singledispatch
@@ -92,18 +114,13 @@ def draw_part(part: Any, scene: Scene) -> None:
 def _(part: Bonds, scene: Scene) -> None:
     from matplotlib.collections import LineCollection
 
-    shown = _stiffness(part) > 0.0
-    if not shown.any():
+    lines, colors, stiffness = _bonds_drawn(part, scene.system, scene.force)
+    if not len(lines):
         return
-    steps, length, force = (each[shown] for each in _bond_state(part, scene.system))
-    stiffness = _stiffness(part)[shown]
-    widths = BOND_WIDTH * np.clip(np.sqrt(stiffness / scene.stiffness), 1.0 / WIDEST_BOND, WIDEST_BOND)
-    lines, bonds = _images(np.asarray(scene.system.wrapped())[np.asarray(part.pairs)[shown, 0]], steps, scene.system)
-    colors = _tension_colors(force, stiffness * length, scene.force)[bonds]
     drawn = LineCollection(
         list(lines[..., :2]),
         colors=colors if scene.system.dim == 2 else paler(colors, lines[..., 2].mean(axis=1)),
-        linewidths=widths[bonds],
+        linewidths=BOND_WIDTH * np.clip(np.sqrt(stiffness / scene.stiffness), 1.0 / WIDEST_BOND, WIDEST_BOND),
         zorder=0.9 if scene.network else 1.5,
     )
     scene.ax.add_collection(drawn, autolim=False)
@@ -182,18 +199,6 @@ def _(part: CylindricalWall, scene: Scene) -> None:
     style: dict[str, Any] = {"facecolor": "none", "edgecolor": WALL_HATCH, "hatch": "/////", "linewidth": 0.0}
     scene.ax.add_patch(Annulus((x, y), radius + width, width, zorder=3, **style))
     scene.ax.add_patch(Circle((x, y), radius, fill=False, edgecolor=WALL, linewidth=1.5, zorder=11))
-
-
-def bond_lines(potential: Potential, system: System) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The two ends of every bond [m, 2, d], with its images that pass through the cell, and their colors [m, 4]."""
-    found = []
-    for part in potential.parts():
-        if isinstance(part, Bonds) and (shown := _stiffness(part) > 0.0).any():
-            step, length, force = (each[shown] for each in _bond_state(part, system))
-            lines, bonds = _images(np.asarray(system.wrapped())[np.asarray(part.pairs)[shown, 0]], step, system)
-            largest = float(np.quantile(np.abs(force), 0.95))
-            found.append((lines, _tension_colors(force, _stiffness(part)[shown] * length, largest)[bonds]))
-    return found
 
 
 @compile_once

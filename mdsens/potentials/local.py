@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, minimum_image, reciprocal, sum_components
+from ..geometry import PairList, minimum_image, sum_components, to_nearest
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System, name_particles
@@ -106,7 +106,7 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
         x = system.positions[groups]
         if system.lattice is None:
             return jnp.zeros_like(x[:, 1:])
-        return jnp.round((x[:, 1:] - x[:, :-1]) @ reciprocal(system.lattice))
+        return to_nearest(x[:, 1:] - x[:, :-1], system.lattice)
 
     def _resolved(self, system: System, groups: Int[Array, "m k"]) -> Float[Array, "m k d"]:
         """The positions of the particles of each term, each at the image nearest to the one before it."""

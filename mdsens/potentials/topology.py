@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
+from ..io.files import read_whole
 from ..io.lammps_data import Topology
+from ..system import System
 from .angles import Angles
 from .base import Potential
 from .bonds import Bonds
@@ -16,6 +19,28 @@ OF_TOPOLOGY: dict[str, type[Bonds] | type[Angles]] = {"bonds": Bonds, "angles": 
 
 PARAMETERS = tuple(f"{name}.{own}" for name, kind in OF_TOPOLOGY.items() for own in kind.per_term)
 """The parameters that a file may bring."""
+
+
+def read_with_bonds(
+    path: Path, potential: Potential | None, given: Mapping[str, Any], **reading: Any
+) -> tuple[Potential, System]:
+    """A potential with the bonds and angles of a file added, or these alone, and the system of the file.
+
+    **Arguments:**
+
+    - `potential`: what they are added to; None for the bonds alone, which need no diameters.
+    - `given`: their parameters, as in `bonded`.
+    - `reading`: `diameters`, `dim`, `atom_style` as in `mdsens.read`.
+
+    **Raises** `InvalidInput` for a file that cannot be read, and for one without bonds where it is to have some.
+    """
+    system, topology = read_whole(path, of_bonds=1.0 if potential is None else None, **reading)
+    if topology is not None:
+        parts = bonded(topology, given)
+        return sum(parts[1:], parts[0] if potential is None else potential + parts[0]), system
+    if potential is None or given:
+        raise InvalidInput(f"{path} has no bonds or angles; mdsens reads those of LAMMPS data files")
+    return potential, system
 
 
 def bonded(topology: Topology, given: Mapping[str, Any] | None = None) -> list[Potential]:

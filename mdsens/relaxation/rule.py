@@ -32,7 +32,7 @@ from ..implicit import implicit_function, nan_unless
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization, linearize
 from ..potentials import Potential
-from ..runtime.passage import Passage
+from ..runtime.passage import watched
 from ..runtime.tracing import frozen, is_concrete, outside_trace
 from ..system import System
 
@@ -142,11 +142,12 @@ def energy_at_rest(at_rest: AtRest) -> Float[Array, ""]:
 def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
     (at_rest,), (change,) = primals, tangents
     here = at_rest.system.replace(positions=positions_at_rest(at_rest))
+
+    def changed(change: Any) -> Float[Array, ""]:
+        return _change_of_energy(here, at_rest.potential, at_rest.neighbors, (change.system, change.potential))
+
     refused = at_rest.rule.refused if is_concrete(frozen(at_rest)) else None
-    passage = None if refused is None else Passage(refused)
-    along = change if passage is None else passage.enter(change)
-    found = _change_of_energy(here, at_rest.potential, at_rest.neighbors, (along.system, along.potential))
-    return energy_at_rest(at_rest), found if passage is None else passage.leave(found)
+    return energy_at_rest(at_rest), watched(changed, change, refused)
 
 
 def linearization_of(at_rest: AtRest, x: Float[Array, "n d"] | None = None) -> Linearization:

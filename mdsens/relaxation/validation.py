@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput, Status
-from ..geometry import spanned
+from ..geometry import is_lattice
 from ..landscape.configuration import Configuration
 from ..landscape.consistency import inconsistent_parts, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
@@ -114,11 +114,8 @@ def check_numbers(potential: Potential, system: System) -> None:
         raise InvalidInput(f"the diameter of {name_particles(bad)} is not a positive length")
     if system.movable is not None and not np.asarray(system.movable).any():
         raise InvalidInput("every particle is fixed: nothing is left to relax; free some of them (System.fixed)")
-    if system.lattice is not None:
-        lattice = np.asarray(system.lattice)
-        size = float(np.abs(lattice).max())
-        if not 0.0 < size < np.inf or spanned(lattice / size) < 1e-12:
-            raise InvalidInput(f"the box {np.asarray(system.box).tolist()} is not the cell of a lattice")
+    if system.lattice is not None and not is_lattice(np.asarray(system.lattice)):
+        raise InvalidInput(f"the box {np.asarray(system.box).tolist()} is not the cell of a lattice")
     for leaf in jax.tree.leaves(potential):
         if eqx.is_inexact_array(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise InvalidInput(f"the parameters of {type(potential).__name__} are not all finite")

@@ -18,6 +18,14 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 
+def watched(response: Callable[[Any], Any], change: Any, refused: Callable[[str | None], Exception] | None) -> Any:
+    """`response(change)`, looked at on its way forward and back, if there is an exception to raise."""
+    if refused is None:
+        return response(change)
+    passage = Passage(refused)
+    return passage.leave(response(passage.enter(change)))
+
+
 class Passage:
     """One use of a rule, from the change of its arguments to that of its result, or back.
 

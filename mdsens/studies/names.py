@@ -38,3 +38,18 @@ def faults_of_name(name: str, offered: Iterable[str], what: str) -> list[str]:
 def did_you_mean(name: str, offered: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(offered), 1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def is_of_bonds(name: str) -> bool:
+    """Whether a parameter belongs to the bonds or angles of a file, as `bonds.stiffness`."""
+    return "." in name
+
+
+def of_bonds(parameters: Mapping[str, T]) -> dict[str, T]:
+    """The parameters of bonds and angles among those of a potential."""
+    return {name: value for name, value in parameters.items() if is_of_bonds(name)}
+
+
+def of_pairs(parameters: Mapping[str, T]) -> dict[str, T]:
+    """The others, but for the `name` of the potential."""
+    return {name: value for name, value in parameters.items() if name != "name" and not is_of_bonds(name)}

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from .names import BONDS_ALONE, faults_of_name
+from .names import BONDS_ALONE, faults_of_name, of_bonds, of_pairs
 
 if TYPE_CHECKING:
     from ..potentials import Potential
@@ -100,7 +100,7 @@ class PotentialSection(BaseModel):
     @property
     def own(self) -> dict[str, Any]:
         """The parameters of the pair potential, without those of bonds and angles."""
-        return {name: value for name, value in self.parameters.items() if "." not in name}
+        return of_pairs(self.parameters)
 
     @field_validator("name")
     @classmethod
@@ -122,7 +122,7 @@ class PotentialSection(BaseModel):
         """What is wrong with the potential, some of its parameters changed."""
         if self.name == BONDS_ALONE:
             return []
-        given = self.own | {name: value for name, value in changed.items() if "." not in name}
+        given = self.own | of_pairs(changed)
         try:
             potential = pair_potentials()[self.name](**given)
             potential.check()
@@ -291,7 +291,7 @@ class Study(Section):
     def _has_bonds(cls, potential: PotentialSection, info: ValidationInfo) -> PotentialSection:
         system = info.data.get("system")
         if system is not None and system.files is None:
-            of_files = [name for name in potential.parameters if "." in name]
+            of_files = [*of_bonds(potential.parameters)]
             if potential.name == BONDS_ALONE:
                 of_files.append(BONDS_ALONE)
             _raise([f"random packings have no bonds: leave {name} out, or name files" for name in of_files])

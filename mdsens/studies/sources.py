@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
-from ..io.files import read_whole
 from ..io.selection import with_fixed
 from ..parameters.names import with_parameter
-from ..potentials import Potential, bonded
+from ..potentials import Potential
+from ..potentials.topology import read_with_bonds
 from ..preparation.packings import random_packing
 from ..runtime.tracing import as_array
 from ..system import System
-from .names import BONDS_ALONE
+from .names import BONDS_ALONE, of_bonds, of_pairs
 from .sections import pair_potentials
 
 
@@ -31,34 +31,32 @@ def load(system: Mapping[str, Any], potential: Mapping[str, Any], folder: Path) 
     changed since the study was planned.
     """
     given = {name: value for name, value in system.items() if name != "fixed"}
-    parts = [] if potential["name"] == BONDS_ALONE else [pair_potential(potential)]
+    pairs = None if potential["name"] == BONDS_ALONE else pair_potential(potential)
     if "file" in given:
-        packing, bonds = _from_file(given, potential, folder)
-        parts += bonds
-        for name, value in given.items():
-            if name.startswith("species-diameter:"):
-                _, packing = with_parameter(name, as_array(float(value)), parts[0], packing)
+        whole, packing = _from_file(given, pairs, of_bonds(potential), folder)
     else:
-        packing = random_packing(**given)
+        assert pairs is not None
+        whole, packing = pairs, random_packing(**given)
     if system.get("fixed"):
         packing = with_fixed(packing, system["fixed"])
-    return sum(parts[1:], parts[0]), packing
+    return whole, packing
 
 
 def pair_potential(potential: Mapping[str, Any]) -> Potential:
-    own = {name: value for name, value in potential.items() if name != "name" and "." not in name}
-    return pair_potentials()[potential["name"]](**own)
+    return pair_potentials()[potential["name"]](**of_pairs(potential))
 
 
-def _from_file(given: Mapping[str, Any], potential: Mapping[str, Any], folder: Path) -> tuple[System, list[Potential]]:
-    path, alone = folder / given["file"], potential["name"] == BONDS_ALONE
+def _from_file(
+    given: Mapping[str, Any], pairs: Potential | None, of_its_bonds: Mapping[str, Any], folder: Path
+) -> tuple[Potential, System]:
+    path = folder / given["file"]
     if "sha256" in given and digest_of(path) != given["sha256"]:
         raise InvalidInput(f"{given['file']} is not the file any more that it was when the study was planned")
-    system, topology = read_whole(path, given["diameters"], given["dim"], of_bonds=1.0 if alone else None)
-    of_bonds = {name: value for name, value in potential.items() if "." in name}
-    if topology is None and (alone or of_bonds):
-        raise InvalidInput(f"{given['file']} has no bonds or angles; mdsens reads those of LAMMPS data files")
-    return system.replace(extras=None), [] if topology is None else bonded(topology, of_bonds)
+    whole, packing = read_with_bonds(path, pairs, of_its_bonds, diameters=given["diameters"], dim=given["dim"])
+    for name, value in given.items():
+        if name.startswith("species-diameter:"):
+            _, packing = with_parameter(name, as_array(float(value)), whole, packing)
+    return whole, packing.replace(extras=None)
 
 
 def digest_of(path: Path) -> str:

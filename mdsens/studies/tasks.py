@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
+from .names import is_of_bonds
 from .sections import MOST_TASKS, Range, Study
 
 FORMAT = 1
@@ -283,9 +284,9 @@ def _file(study: Study, path: Path, name: str) -> dict[str, Any]:
     for each in [*study.sweep.parameters, *study.compute.parameters]:
         if each.startswith("species-diameter:") and int(each.partition(":")[2]) >= kinds:
             raise InvalidInput(f"{name} has {kinds} species, from 0 on: there is no {each} in it")
-        if "." in each and full_name(each, potential) not in known:
+        if is_of_bonds(each) and full_name(each, potential) not in known:
             raise InvalidInput(f"{name} has no {each.partition('.')[0]}: there is no {each} in it")
-    of_terms = {each: full_name(each, potential) for each in study.compute.parameters if "." in each}
+    of_terms = {each: full_name(each, potential) for each in study.compute.parameters if is_of_bonds(each)}
     shapes = {each: np.shape(potential.get_parameter(own)) for each, own in of_terms.items()}
     fixed = 0 if system.fixed is None else system.fixed.ndim
     bonded = any(not part.is_pairwise for part in potential.parts())
@@ -303,7 +304,7 @@ def _first_point(study: Study) -> dict[str, float]:
 def _potential(study: Study, varied: dict[str, float]) -> dict[str, Any]:
     """The name and the parameters of the potential."""
     known = study.potential.differentiable
-    own = {name: value for name, value in varied.items() if name in known or "." in name}
+    own = {name: value for name, value in varied.items() if name in known or is_of_bonds(name)}
     return {"name": study.potential.name, **study.potential.parameters, **own}
 
 

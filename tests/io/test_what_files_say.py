@@ -251,3 +251,14 @@ def test_an_array_that_no_file_keeps_is_refused_by_name(silicon):
     silicon.info["calculator"] = object()
     with pytest.raises(mdsens.InvalidInput, match="calculator cannot be kept"):
         mdsens.from_ase(silicon, diameters=2.35)
+
+
+@pytest.mark.parametrize(("spoiled", "why"), [("pf pp pp", "has the boundaries"), ("-1", "a time step below 0")])
+def test_a_dump_that_is_periodic_at_one_end_or_before_all_time_is_refused(tmp_path, spoiled, why):
+    step, edges = (spoiled, "pp pp pp") if spoiled == "-1" else ("0", spoiled)
+    (tmp_path / "a.dump").write_text(
+        f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS {edges}\n0 4\n0 4\n0 4\n"
+        "ITEM: ATOMS id type x y z radius\n1 1 1.0 2.0 3.0 0.5\n"
+    )
+    with pytest.raises(mdsens.InvalidInput, match=why):
+        mdsens.read(tmp_path / "a.dump")
