@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import InvalidInput
 from ..geometry import PairList, symmetric_strains
 from ..potentials import Potential
-from ..potentials.base import Pairs
+from ..potentials.terms import Pairs
 from ..system import System
 from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
 

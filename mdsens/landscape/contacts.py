@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..potentials.base import Pairs
+from ..potentials.terms import Pairs
 from ..system import System
 from .configuration import Configuration
 from .thresholds import (
@@ -30,9 +30,9 @@ class ContactAnalysis(eqx.Module):
     - `constrained` (bool [n]): particles that relax and are no rattlers.
     - `unresolved` (bool [n]): rattlers that may be none. Their contacts bear more than the residual forces explain,
       overlap deeply, or are as many as could constrain them.
-    - `indeterminate` (bool [p]): pairs of the other particles so near to touching, from either side, that the residual
-      forces cannot tell whether they do, at a cutoff where the stiffness jumps. With and without them the response
-      differs.
+    - `indeterminate` (bool [m]): listed pairs of the other particles so near to touching, from either side, that the
+      residual forces cannot tell whether they do, at a cutoff where the stiffness jumps. With and without them the
+      response differs.
     - `at_jump` (bool [n]): particles of terms of another kind, such as walls, within as little of a jump.
     - `touching` (bool [p]), whether within the cutoff, `gap` ([p], relative to the contact distance, negative within)
       and `force` ([p], energy per length): of the listed pairs of particles that are no rattlers, one of which relaxes;
@@ -40,13 +40,14 @@ class ContactAnalysis(eqx.Module):
     - `contact_number`: the mean number of contacts of a constrained particle; pairs within a cutoff where nothing jumps
       are none (`can_touch`).
 
-    A potential without a sum over pairs has no contacts and no gaps.
+    A potential without a sum over pairs has no contacts and no gaps. With several such sums there are p = k m terms, m
+    for the listed pairs in each of the k sums (`Pairs`).
     """
 
     rattlers: Bool[Array, " n"]
     constrained: Bool[Array, " n"]
     unresolved: Bool[Array, " n"]
-    indeterminate: Bool[Array, " p"]
+    indeterminate: Bool[Array, " m"]
     at_jump: Bool[Array, " n"]
     touching: Bool[Array, " p"]
     gap: Float[Array, " p"]
@@ -95,10 +96,10 @@ def _rattlers(
     system, n = configuration.system, configuration.system.n
     fixed, supports = fixed_particles(system), _supports(configuration, residual)
     if not configuration.potential.contact:
-        return ~constrained_by(pairs.interacts, pairs.i, pairs.j, 1 - supports, fixed)
-    certain = count_contacts(force > CERTAIN_FORCE_ABOVE_RESIDUAL * residual, pairs.i, pairs.j, n) > 0
+        return ~constrained_by(pairs, pairs.interacts, 1 - supports, fixed)
+    certain = pairs.count(force > CERTAIN_FORCE_ABOVE_RESIDUAL * residual, n) > 0
     counts = force > CONTACT_FORCE_ABOVE_RESIDUAL * residual
-    return ~constrained_by(counts, pairs.i, pairs.j, contacts_needed(system) - supports, certain | fixed)
+    return ~constrained_by(pairs, counts, contacts_needed(system) - supports, certain | fixed)
 
 
 def _supports(configuration: Configuration, residual: Float[Array, ""]) -> int | Int[Array, " n"]:
@@ -136,20 +137,16 @@ def contacts_needed(system: System) -> int | Int[Array, " n"]:
 
 
 def constrained_by(
-    counts: Bool[Array, " p"],
-    i: Int[Array, " p"],
-    j: Int[Array, " p"],
-    needed: int | Int[Array, " n"],
-    spared: Bool[Array, " n"],
+    pairs: Pairs, counts: Bool[Array, " p"], needed: int | Int[Array, " n"], spared: Bool[Array, " n"]
 ) -> Bool[Array, " n"]:
-    """The particles left after those with fewer than `needed` of these contacts have been removed, again and again.
+    """The particles left after those with fewer than `needed` contacts that count have been removed, again and again.
 
     Particles that are `spared` are never removed.
     """
 
     def remove(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = carry
-        contacts = count_contacts(counts & kept[i] & kept[j], i, j, kept.size)
+        contacts = pairs.count(counts & kept[pairs.i] & kept[pairs.j], kept.size)
         still = kept & ((contacts >= needed) | spared)
         return still, jnp.any(still != kept)
 
@@ -163,12 +160,6 @@ def residual_force(configuration: Configuration) -> Float[Array, ""]:
     net = configuration.gradient()
     lengths = jnp.max(jnp.abs(system.positions)) + jnp.max(system.diameters)
     return jnp.max(jnp.abs(net)) + jnp.finfo(net.dtype).eps * configuration.stiffness * lengths
-
-
-def count_contacts(chosen: Bool[Array, " p"], i: Array, j: Array, n: int) -> Int[Array, " n"]:
-    """The number of the chosen pairs that each particle is in."""
-    one = chosen.astype(jnp.int32)
-    return jnp.zeros(n, jnp.int32).at[jnp.stack([i, j])].add(one)
 
 
 def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
@@ -191,23 +182,46 @@ def analyze_contacts(configuration: Configuration) -> ContactAnalysis:
     gap = jnp.where(backbone, pairs.gap / pairs.cutoff, jnp.inf)
     touching, constrained = pairs.interacts & backbone, ~rattlers & ~fixed
     in_contact = touching & can_touch(configuration, pairs)
-    ends = 2.0 * jnp.sum(in_contact)
-    if configuration.system.movable is not None:
-        ends = jnp.sum(jnp.where(constrained, count_contacts(in_contact, pairs.i, pairs.j, n), 0))
+    ends = jnp.sum(jnp.where(constrained, pairs.count(in_contact, n), 0))
     number = (ends / jnp.maximum(1, jnp.sum(constrained))).astype(gap.dtype)
     return ContactAnalysis(rattlers, constrained, unresolved, no_pair, none, touching, gap, force, number)
 
 
 def can_touch(configuration: Configuration, pairs: Pairs) -> Bool[Array, " p"]:
-    """The pairs whose cutoff is where a contact opens or closes.
+    """The pairs whose cutoff is where a contact opens or closes."""
+    return pairs.can_touch(STIFFNESS_JUMP * configuration.stiffness)
 
-    All pairs of a potential that acts by contact, also where its stiffness sets in from zero (Hertzian spheres): there
-    the response is continuous, but bends. Of other potentials those whose stiffness jumps there: a pair that a switch
-    takes smoothly to zero leaves nothing behind.
+
+class Gaps(eqx.Module):
+    """Where a contact may open or close: its particle `i`, the other particle `j`, the `gap` between them (length), and
+    whether they touch. `changes` says whether it counts: not with rattlers, nor between fixed particles.
+
+    A negative `j` is a wall: -1 the first wall of the potential, -2 the second.
     """
-    if configuration.potential.contact:
-        return jnp.ones_like(pairs.interacts)
-    return pairs.stiffness_at_cutoff > STIFFNESS_JUMP * configuration.stiffness
+
+    i: Int[Array, " c"]
+    j: Int[Array, " c"]
+    gap: Float[Array, " c"]
+    touching: Bool[Array, " c"]
+    changes: Bool[Array, " c"]
+
+
+def contact_gaps(configuration: Configuration, rattlers: Bool[Array, " n"]) -> Gaps:
+    """The gaps of all listed pairs, and of all particles with all walls, given a configuration without the pairs of
+    rattlers; differentiable.
+    """
+    system, pairs = configuration.system, configuration.pairs
+    nobody, none = jnp.zeros(0, jnp.int32), jnp.zeros(0, bool)
+    found: list[tuple[Array, ...]] = [(nobody, nobody, jnp.zeros(0, system.positions.dtype), none, none)]
+    if pairs is not None:
+        changes = of_backbone(configuration, pairs, rattlers) & can_touch(configuration, pairs)
+        found.append((pairs.i, pairs.j, pairs.gap, pairs.interacts, changes))
+    each, relaxes = jnp.arange(system.n, dtype=jnp.int32), ~rattlers & ~fixed_particles(system)
+    walls = (part for part in configuration.potential.others() if part.contact)
+    for number, wall in enumerate(walls, start=1):
+        gap = wall.gaps(system)
+        found.append((each, jnp.full_like(each, -number), gap, gap < 0.0, relaxes))
+    return Gaps(*(jnp.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
@@ -255,10 +269,10 @@ def _may_be_constrained(
     overlaps = repels & (pairs.gap < -SHALLOW_OVERLAP * pairs.cutoff)
     supports = _supports(configuration, _residual_like_a_shallow_overlap(configuration))
     needed = contacts_needed(configuration.system) - supports
-    caged = constrained_by(overlaps, pairs.i, pairs.j, needed, jnp.zeros(n, bool))
+    caged = constrained_by(pairs, overlaps, needed, jnp.zeros(n, bool))
     certain = (force > CONTACT_FORCE_ABOVE_RESIDUAL * residual) | (pairs.gap < -DEEP_OVERLAP * pairs.cutoff)
     constrains = (repels & certain) | (overlaps & caged[pairs.i] & caged[pairs.j])
-    return count_contacts(constrains, pairs.i, pairs.j, n) > 0
+    return pairs.count(constrains, n) > 0
 
 
 def _indeterminate(
@@ -267,11 +281,11 @@ def _indeterminate(
     rattlers: Bool[Array, " n"],
     residual: Float[Array, ""],
     curvature_bound: Float[Array, ""],
-) -> Bool[Array, " p"]:
+) -> Bool[Array, " m"]:
     stiffness = configuration.stiffness
     reach = _uncertainty(configuration, residual, curvature_bound)
     near = of_backbone(configuration, pairs, rattlers) & (jnp.abs(pairs.gap) <= reach)
-    return near & (pairs.stiffness_at_cutoff > STIFFNESS_JUMP * stiffness)
+    return pairs.any(near & (pairs.stiffness_at_cutoff > STIFFNESS_JUMP * stiffness))
 
 
 def _uncertainty(
@@ -305,9 +319,9 @@ def _residual_like_a_shallow_overlap(configuration: Configuration) -> Float[Arra
     return SHALLOW_OVERLAP * configuration.stiffness * configuration.length / CONTACT_FORCE_ABOVE_RESIDUAL
 
 
-def nearly_in_contact(configuration: Configuration) -> Bool[Array, " p"]:
+def nearly_in_contact(configuration: Configuration) -> Bool[Array, " m"]:
     """The listed pairs that are not much farther apart than their cutoff; all of them for other potentials."""
     pairs = configuration.pairs
     if pairs is None:
         return configuration.neighbors.valid
-    return configuration.neighbors.valid & ~(pairs.gap > NEAR_CONTACT_GAP * pairs.cutoff)
+    return configuration.neighbors.valid & pairs.any(~(pairs.gap > NEAR_CONTACT_GAP * pairs.cutoff))

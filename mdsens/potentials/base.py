@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, scatter_to_pairs, sum_components
+from ..geometry import PairList
 from ..runtime.tracing import as_array
 from ..system import System
+from .terms import LocalTerms, Pairs
 
 Scalar = Float[Array, ""]
 PairParameter = Float[Array, ""] | Float[Array, "s s"]
@@ -118,6 +119,10 @@ class Potential(eqx.Module):
         """The terms of a potential that is a sum over given groups of particles; None for any other potential."""
         return None
 
+    def gaps(self, system: System) -> Float[Array, " n"]:
+        """The gap between each particle and a wall, negative where they touch; for a potential with `contact`."""
+        raise NotImplementedError
+
     def jumps_within(self, system: System, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
         """For each of the local terms whether a second derivative jumps by more than the least within a distance."""
         raise NotImplementedError
@@ -209,18 +214,28 @@ class Potential(eqx.Module):
 
     @property
     def has_contact_changes(self) -> bool:
-        """Whether all of its contacts are known: it has a sum over pairs within a cutoff, and no walls."""
-        return self.has_contacts and not any(part.contact for part in self.others())
+        """Whether particles touch each other or walls, and all of their contacts can be followed."""
+        touches = self.has_contacts or any(part.contact for part in self.parts())
+        return touches and not self._unknown_contacts
+
+    @property
+    def _unknown_contacts(self) -> list[str]:
+        """The parts that set in somewhere and do not say where."""
+        return [type(part).__name__ for part in self.others() if part.contact and type(part).gaps is Potential.gaps]
+
+    def require_known_contacts(self) -> None:
+        """**Raises** `InvalidInput` for a potential with terms that set in somewhere and do not say where."""
+        if self._unknown_contacts:
+            raise InvalidInput(
+                f"where the terms of {', '.join(self._unknown_contacts)} set in is not followed: how far a response is "
+                "valid is unknown"
+            )
 
     def require_contact_changes(self) -> None:
-        """**Raises** `InvalidInput` for a potential of which not all contacts are known."""
-        self.require_contacts()
+        """**Raises** `InvalidInput` for a potential without contacts, or of which not all are known."""
+        self.require_known_contacts()
         if not self.has_contact_changes:
-            raise InvalidInput(
-                f"contacts with {', '.join(type(part).__name__ for part in self.others() if part.contact)} are not "
-                "followed: how far a response is valid is unknown. Build the wall from fixed particles (System.fixed) "
-                "if you need to know"
-            )
+            raise InvalidInput(f"{type(self).__name__} is no sum over pairs, and has no walls: it has no contacts")
 
     def require_contacts(self) -> None:
         """**Raises** `InvalidInput` for a potential without a sum over pairs."""
@@ -278,107 +293,3 @@ def shown(value: Any) -> str:
     if isinstance(value, jax.core.Tracer) or (eqx.is_array(value) and value.size > 16):
         return f"{value.dtype}{list(value.shape)}"
     return str(np.asarray(value).tolist()) if eqx.is_array(value) else repr(value)
-
-
-class LocalTerms(eqx.Module):
-    """The terms of a sum over groups of k particles: the particles of each term, their positions with periodic images
-    resolved, and their diameters.
-    """
-
-    groups: Int[Array, "m k"]
-    positions: Float[Array, "m k d"]
-    diameters: Float[Array, "m k"]
-    potential: Any
-    axes: Any = eqx.field(static=True)
-
-    def map(self, function: Any) -> Array:
-        """`function(potential, x, diameters)` of every term."""
-        return jax.vmap(function, (self.axes, 0, 0))(self.potential, self.positions, self.diameters)
-
-    def energies(self) -> Float[Array, " m"]:
-        """The energy of every term."""
-        return self.map(lambda potential, x, diameters: potential.term_energy(x, diameters))
-
-    def gradients(self) -> Float[Array, "m k d"]:
-        """The derivative of every term by the positions of its particles."""
-        return self.map(lambda potential, x, diameters: jax.grad(potential.term_energy)(x, diameters))
-
-    def blocks(self) -> Float[Array, "m k d k d"]:
-        """The second derivatives of every term by the positions of its particles."""
-        return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
-
-    def resists(self) -> Bool[Array, " m"]:
-        """Whether a second derivative of each term is other than zero."""
-        return jnp.any(self.blocks() != 0.0, axis=(1, 2, 3, 4))
-
-
-class Pairs(eqx.Module):
-    """The terms of a sum over pairs: indices, separation x_j - x_i, distance, cutoff, σ, and whether they interact.
-
-    Where a pair does not interact, its distance is a harmless substitute within the cutoff. `listed` is False for the
-    empty slots of a neighbor list.
-    """
-
-    i: Int[Array, " p"]
-    j: Int[Array, " p"]
-    separation: Float[Array, "p d"]
-    distance: Float[Array, " p"]
-    cutoff: Float[Array, " p"]
-    sigma: Float[Array, " p"]
-    interacts: Bool[Array, " p"]
-    listed: Bool[Array, " p"]
-    potential: Any
-    axes: Any = eqx.field(static=True)
-
-    def only(self, keep: Bool[Array, " n"]) -> Pairs:
-        """The same, but only pairs of which both particles are kept interact."""
-        both = keep[self.i] & keep[self.j]
-        return dataclasses.replace(self, interacts=self.interacts & both, listed=self.listed & both)
-
-    def map(self, function: Any) -> Float[Array, " p"]:
-        """`function(potential, r, sigma)` of every pair, zero where the pair does not interact."""
-        values = jax.vmap(function, (self.axes, 0, 0))(self.potential, self.distance, self.sigma)
-        return jnp.where(self.interacts, values, 0.0)
-
-    @property
-    def slope(self) -> Float[Array, " p"]:
-        """φ'(r) of every pair."""
-        return self.map(lambda potential, r, sigma: jax.grad(potential.pair_energy)(r, sigma))
-
-    @property
-    def curvature(self) -> Float[Array, " p"]:
-        """φ''(r) of every pair."""
-        return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
-
-    @property
-    def stiffness_at_cutoff(self) -> Float[Array, " p"]:
-        """|φ''(r)| of every pair just within its cutoff, whatever its distance: what is lost where the pair parts."""
-        just_inside = self.cutoff * (1.0 - 8.0 * jnp.finfo(self.cutoff.dtype).eps)
-        everywhere = jnp.ones_like(self.interacts)
-        return jnp.abs(dataclasses.replace(self, distance=just_inside, interacts=everywhere).curvature)
-
-    @property
-    def force(self) -> Float[Array, " p"]:
-        """|φ'(r)| of every pair."""
-        return jnp.abs(self.slope)
-
-    def gradient(self, n: int) -> Float[Array, "n d"]:
-        """The sum of ∂φ/∂x over the pairs, for n particles."""
-        pull = (self.slope / self.distance)[:, None] * self.separation
-        return scatter_to_pairs(self.i, self.j, pull, n)
-
-    def blocks(self) -> Float[Array, "p d d"]:
-        """φ'' n nᵀ + (φ'/r)(1 - n nᵀ) of every pair, zero where it does not interact."""
-        slope, curvature = self.slope, self.curvature
-        normal = self.separation / jnp.where(self.interacts, self.distance, 1.0)[:, None]
-        tension = slope / self.distance
-        along = (curvature - tension)[:, None, None] * normal[:, :, None] * normal[:, None, :]
-        across = tension[:, None, None] * jnp.eye(normal.shape[1], dtype=normal.dtype)
-        return jnp.where(self.interacts[:, None, None], along + across, 0.0)
-
-    @property
-    def gap(self) -> Float[Array, " p"]:
-        """The distance between the particles minus their cutoff: negative where they interact."""
-        squared = sum_components(self.separation**2)
-        apart = squared > 0.0
-        return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) - self.cutoff

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ..errors import InvalidInput
 from ..geometry import PairList, sum_components
 from ..system import System, name_particles
-from .base import PairParameter, Pairs, Potential, Scalar, geometric_mean, is_parameter, parameter, why_not_traced
+from .base import PairParameter, Potential, Scalar, geometric_mean, is_parameter, parameter, why_not_traced
+from .terms import Pairs
 
 STIFFEST_SHARE = 0.4
 """The typical stiffness is at least this fraction of the stiffest pair's second derivative: curvatures reach seven
@@ -153,7 +154,8 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
         interacts = neighbors.valid & ~(squared >= cutoff**2)  # NaN counts as interacting, never as far apart
         within = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cutoff), 0.9 * cutoff, sigma))
         distance = jnp.sqrt(jnp.where(interacts, squared, within**2))
-        return Pairs(i, j, separation, distance, cutoff, sigma, interacts, neighbors.valid, potential, axes)
+        of_pairs = (separation, distance, cutoff, sigma, interacts, neighbors.valid)
+        return Pairs(i, j, *of_pairs, (potential,), (axes,), (self.contact,))
 
     def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:
         """`for_species` for particles i and j of a system."""

@@ -16,7 +16,9 @@ from ..errors import InvalidInput
 from ..geometry import PairList
 from ..runtime.tracing import as_array
 from ..system import System
-from .base import LocalTerms, Pairs, Potential, Scalar
+from .base import Potential, Scalar
+from .pair import PairPotential
+from .terms import LocalTerms, Pairs
 
 
 class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")):
@@ -28,10 +30,11 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
 
     **Arguments:**
 
-    - `terms`: the potentials. At most one of them is a sum over pairs within a cutoff.
+    - `terms`: the potentials. Of several sums over pairs each keeps its own cutoffs and contacts; where one of them
+      does not act by contact, only particles without any neighbor within a cutoff are rattlers.
     - `names`: of the terms; by default made from their classes.
 
-    **Raises** `InvalidInput` for two sums over pairs, and for names that do not suit.
+    **Raises** `InvalidInput` for terms that are no potentials, and for names that do not suit.
     """
 
     terms: tuple[Potential, ...]
@@ -46,12 +49,6 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         wrong = [type(each).__name__ for each in flat if not isinstance(each, Potential)]
         if wrong or not flat:
             raise InvalidInput(f"a sum is one of potentials, not of {', '.join(wrong) or 'nothing'}")
-        pairs = [type(each).__name__ for each in flat if each.is_pairwise]
-        if len(pairs) > 1:
-            raise InvalidInput(
-                f"a sum has at most one sum over pairs within a cutoff, not {' and '.join(pairs)}: write one potential "
-                "whose pair_energy is the sum (mdsens.PairPotential)"
-            )
         self.terms = tuple(flat)
         self.names = _names(flat, given) if names is None else tuple(names)
         suits = all(name.isidentifier() and not _is_taken(name) for name in self.names)
@@ -78,9 +75,9 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return all(term.is_verified for term in self.terms)
 
     @property
-    def pair_part(self) -> Potential | None:
-        """The term that is a sum over pairs within a cutoff, if there is one."""
-        return next((term for term in self.terms if term.is_pairwise), None)
+    def pair_parts(self) -> tuple[PairPotential, ...]:
+        """The terms that are sums over pairs within a cutoff."""
+        return tuple(term for term in self.terms if isinstance(term, PairPotential))
 
     @property
     def listed(self) -> bool:  # type: ignore[override]
@@ -109,7 +106,7 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
 
     @property
     def contact(self) -> bool:  # type: ignore[override]
-        return self.pair_part is not None and self.pair_part.contact
+        return bool(self.pair_parts) and all(term.contact for term in self.pair_parts)
 
     def energy(self, system: System, neighbors: PairList) -> Scalar:
         return _total(term.energy(system, neighbors) for term in self.terms)
@@ -118,7 +115,9 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return _total(term.gradient(system, neighbors) for term in self.terms)
 
     def pair_terms(self, system: System, neighbors: PairList) -> Pairs | None:
-        return None if self.pair_part is None else self.pair_part.pair_terms(system, neighbors)
+        return (
+            Pairs.joined([term.pair_terms(system, neighbors) for term in self.pair_parts]) if self.pair_parts else None
+        )
 
     def local_terms(self, system: System) -> LocalTerms | None:
         return None
@@ -137,9 +136,9 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
         return _total(term.typical_stiffness(system) for term in self.terms)
 
     def length(self, system: System) -> Scalar:
-        """That of the pairs, else of the first term that has one of its own, else the mean diameter."""
+        """That of the first sum over pairs, else of the first term that has one of its own, else the mean diameter."""
         own = (term for term in self.terms if type(term).length is not Potential.length)
-        chosen = self.pair_part or next(own, None)
+        chosen = next(iter((*self.pair_parts, *own)), None)
         return super().length(system) if chosen is None else chosen.length(system)
 
     def jumps_at_cutoff(self, system: System) -> Bool[Array, ""]:

@@ -59,6 +59,9 @@ class Wall(LocalPotential):
         energy = self.epsilon / self.alpha * power(jnp.where(touching, overlap, 1.0), self.alpha)
         return jnp.where(touching, energy, 0.0)
 
+    def gaps(self, system: System) -> Float[Array, " n"]:
+        return jax.vmap(self.height)(system.positions) - 0.5 * system.diameters
+
     def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
         """One contact on each particle pushed with more than the least force, d + 1 on one pushed far more."""
         terms = self.local_terms(system)
@@ -75,7 +78,7 @@ class Wall(LocalPotential):
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         super().check_for(system, cutoffs)
         self._refuse_negative("epsilon")
-        behind = np.flatnonzero(np.asarray(_heights(self, system)) < -0.5 * np.asarray(system.diameters))
+        behind = np.flatnonzero(np.asarray(_gaps(self, system)) < -np.asarray(system.diameters))
         if behind.size:
             all_of_them = "all particles are" if behind.size == system.n else f"{name_particles(behind)} would be"
             raise InvalidInput(
@@ -85,8 +88,8 @@ class Wall(LocalPotential):
 
 
 @compile_once
-def _heights(wall: Wall, system: System) -> Float[Array, " n"]:
-    return jax.vmap(wall.height)(system.positions)
+def _gaps(wall: Wall, system: System) -> Float[Array, " n"]:
+    return wall.gaps(system)
 
 
 class PlanarWall(Wall):

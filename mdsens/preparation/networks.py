@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from ..errors import InvalidInput
-from ..landscape.configuration import Configuration
+from ..linearization import Linearization
 from ..potentials import Bonds
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
@@ -39,8 +40,7 @@ def network(equilibrium: Equilibrium, stressed: bool = False) -> Bonds:
         raise InvalidInput(f"the forces of {others} balance those of the contacts: such a network has to be unstressed")
     if equilibrium.neighbors.shift is not None:
         raise InvalidInput("a pair touches in several periodic images: repeat the cell (system.repeat(2)), and relax")
-    i, j, length, slope, stiffness = (np.asarray(each) for each in _of_pairs(equilibrium.frozen.configuration))
-    touching = np.asarray(equilibrium.linearization.contacts.touching)
+    i, j, length, slope, stiffness, touching = (np.asarray(each) for each in _of_pairs(equilibrium.linearization))
     i, j, length, slope, stiffness = (each[touching] for each in (i, j, length, slope, stiffness))
     if not touching.any() or not (stiffness > 0.0).all():
         found = f"the stiffness of a pair is {stiffness.min():.3g}" if touching.any() else "no particles interact"
@@ -50,7 +50,10 @@ def network(equilibrium: Equilibrium, stressed: bool = False) -> Bonds:
 
 
 @compile_once
-def _of_pairs(configuration: Configuration) -> tuple[Array, ...]:
-    pairs = configuration.pairs
+def _of_pairs(linearization: Linearization) -> tuple[Array, ...]:
+    """Of the listed pairs: ends, distance, φ', φ'' (of all sums over pairs together), and whether they touch."""
+    pairs, neighbors = linearization.configuration.pairs, linearization.configuration.neighbors
     assert pairs is not None
-    return pairs.i, pairs.j, pairs.distance, pairs.slope, pairs.curvature
+    slope, stiffness = (jnp.sum(pairs.by_sum(each), axis=0) for each in (pairs.slope, pairs.curvature))
+    length = jnp.max(pairs.by_sum(jnp.where(pairs.interacts, pairs.distance, 0.0)), axis=0)
+    return neighbors.i, neighbors.j, length, slope, stiffness, pairs.any(linearization.contacts.touching)

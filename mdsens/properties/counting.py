@@ -102,7 +102,8 @@ def _bonds(here: Configuration) -> list[tuple[Array, Array, Array, Array]]:
     """Contacts, and groups of two particles: their ends, separation, and whether they resist anything."""
     pairs, found = here.pairs, []
     if pairs is not None:
-        found.append((pairs.i, pairs.j, pairs.separation, pairs.interacts))
+        touching, m = pairs.any(pairs.interacts), len(here.neighbors.i)
+        found.append((pairs.i[:m], pairs.j[:m], pairs.separation[:m], touching))
     for part in here.potential.others():
         terms = part.local_terms(here.system)
         if terms is not None and terms.groups.shape[1] == 2:

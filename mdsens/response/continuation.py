@@ -15,7 +15,7 @@ from ..errors import InvalidInput, MdsensError
 from ..parameters import check_name, parameter_value
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.progress import with_progress
-from .nearby import Contact, Network, at_value, check_fixed_cell, network
+from .nearby import Contact, Network, at_value, check_fixed_cell, name_contact, network
 from .validity import ContactRates, contact_rates, first_change
 
 MOST_POINTS = 10_000
@@ -44,7 +44,9 @@ class Event:
 
     def __str__(self) -> str:
         words = [
-            f"{c[0]}-{c[1]} {verb}" for verb, all_ in (("opens", self.opened), ("closes", self.closed)) for c in all_
+            f"{name_contact(c)} {verb}"
+            for verb, all_ in (("opens", self.opened), ("closes", self.closed))
+            for c in all_
         ]
         what = ", ".join(words[:6]) + (" …" if len(words) > 6 else "")
         return f"rearrangement ({len(words)} contacts change)" if self.rearrangement else what
@@ -128,7 +130,7 @@ def follow(
     check_name(wrt, potential, system)
     equilibrium.check()
     check_fixed_cell(equilibrium)
-    potential.require_contacts()
+    potential.require_known_contacts()
     start = parameter_value(wrt, potential, system)
     goal = jnp.asarray(to, start.dtype)
     if goal.shape != start.shape or not bool(jnp.all(jnp.isfinite(goal))):

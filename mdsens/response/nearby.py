@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import can_touch, find_rattlers, of_backbone
+from ..landscape.contacts import Gaps, contact_gaps, find_rattlers
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization, linearize
 from ..parameters import with_parameter
@@ -87,7 +88,15 @@ def _newton_step(linearization: Linearization) -> tuple[Float[Array, "n d"], Flo
 
 
 Contact = tuple[int, ...]
-"""A pair (i, j); in a narrow cell, where it may touch in several images, the k-th such contact is (i, j, k)."""
+"""A pair (i, j); in a narrow cell, where it may touch in several images, or with several cutoffs, the k-th such contact
+is (i, j, k). A negative j is a wall: -1 the first wall of the potential, -2 the second.
+"""
+
+
+def name_contact(contact: Contact) -> str:
+    """`3-7`, or `3-wall`."""
+    i, j = contact[:2]
+    return f"{i}-{j}" if j >= 0 else f"{i}-wall" + (f" {-j}" if j < -1 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,23 +123,25 @@ class Network:
 
 
 def network(equilibrium: Equilibrium) -> Network:
-    """The contact network. **Raises** `InvalidInput` for a potential that is no sum over pairs."""
+    """The contact network, empty without contacts. **Raises** `InvalidInput` where not all of them are known."""
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
-    potential.require_contact_changes()
-    gap, touching, rattlers = (np.asarray(a) for a in _gaps(Configuration(potential, system, neighbors)))
-    i, j, listed = (np.asarray(a) for a in (neighbors.i, neighbors.j, neighbors.valid))
+    potential.require_known_contacts()
+    gaps, listed, rattlers = jax.tree.map(np.asarray, _gaps(Configuration(potential, system, neighbors)))
     times: dict[Contact, int] = {}
     contacts: set[Contact] = set()
-    for pair in zip(i[touching].tolist(), j[touching].tolist(), strict=True):
+    touching = gaps.touching & gaps.changes
+    for pair in zip(gaps.i[touching].tolist(), gaps.j[touching].tolist(), strict=True):
         times[pair] = times.get(pair, 0) + 1
         contacts.add(pair if times[pair] == 1 else (*pair, times[pair] - 1))
-    return Network(frozenset(contacts), rattlers, i[listed], j[listed], gap[listed])
+    return Network(frozenset(contacts), rattlers, *(each[listed] for each in (gaps.i, gaps.j, gaps.gap)))
 
 
 @compile_once
-def _gaps(configuration: Configuration) -> tuple[Array, ...]:
-    rattlers = find_rattlers(configuration)
-    pairs = configuration.without(rattlers).pairs
-    assert pairs is not None
-    touching = pairs.interacts & of_backbone(configuration, pairs, rattlers) & can_touch(configuration, pairs)
-    return pairs.gap, touching, rattlers
+def _gaps(configuration: Configuration) -> tuple[Gaps, Bool[Array, " c"], Bool[Array, " n"]]:
+    """All gaps, whether they are not those of empty slots of the list, and the rattlers."""
+    rattlers, pairs = find_rattlers(configuration), configuration.pairs
+    gaps = contact_gaps(configuration.without(rattlers), rattlers)
+    listed = jnp.ones(gaps.gap.shape, bool)
+    if pairs is not None:
+        listed = listed.at[: pairs.listed.size].set(pairs.listed)
+    return gaps, listed, rattlers

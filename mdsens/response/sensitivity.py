@@ -187,8 +187,8 @@ def _one_sided(
         if not near.certificate.indeterminate and not far.certificate.indeterminate:
             break
         step *= 10.0  # until it is clear on which side the contacts are
-    pairwise = equilibrium.potential.has_contacts
-    if near.certificate.indeterminate or (pairwise and network(near).contacts != network(far).contacts):
+    touches = equilibrium.potential.has_contact_changes
+    if near.certificate.indeterminate or (touches and network(near).contacts != network(far).contacts):
         raise NotDifferentiable(
             f"within {2 * step:.1g} of {wrt} = {float(value):.6g} contacts keep changing, or cannot be "
             "distinguished from touching: relax to a smaller tolerance, in double precision"

@@ -15,25 +15,28 @@ from jaxtyping import Array, Float
 from ..errors import MdsensError, Status
 from ..geometry import PairList
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import can_touch, of_backbone
+from ..landscape.contacts import Gaps, contact_gaps
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linearization import Linearization
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
-from .nearby import at_value, check_fixed_cell, network
+from .nearby import at_value, check_fixed_cell, name_contact, network
 from .sensitivity import moved_by
 
 
 @dataclasses.dataclass(frozen=True)
 class ContactChange:
-    """A contact that is predicted to open or to close: the pair, and the step from here, in units of the direction."""
+    """A contact that is predicted to open or to close: the pair, and the step from here, in units of the direction.
+
+    The second of the pair is negative for a wall: -1 is the first wall of the potential.
+    """
 
     pair: tuple[int, int]
     opens: bool
     step: float
 
     def __str__(self) -> str:
-        return f"{self.pair[0]}-{self.pair[1]} {'opens' if self.opens else 'closes'}"
+        return f"{name_contact(self.pair)} {'opens' if self.opens else 'closes'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +115,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     **Raises:**
 
     - `NotRigid` where no contacts constrain the particles; `SolveFailed` where the response cannot be trusted.
-    - `InvalidInput` for a potential that is no sum over pairs, or at constant pressure.
+    - `InvalidInput` for a potential without contacts, or at constant pressure.
     """
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
     check_name(wrt, potential, system)
@@ -208,34 +211,32 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
     neighbors = equilibrium.all_neighbors
     with explain_missing_factors():
         found = jax.block_until_ready(_rates(wrt, one_sided, linearization, neighbors, direction))
-    response, gap, rate, touching, listed = (np.asarray(a) for a in found)
+    response, gaps, rate = jax.tree.map(np.asarray, found)
     if not np.isfinite(response).all():
         raise Status.SOLVE_FAILED.raised(what=f"the response to {wrt}")
-    of_pairs = (np.asarray(neighbors.i), np.asarray(neighbors.j), gap, rate, touching)
-    return ContactRates(response, *(of_pair[listed] for of_pair in of_pairs))
+    of_contacts = (gaps.i, gaps.j, gaps.gap, rate, gaps.touching)
+    return ContactRates(response, *(each[gaps.changes] for each in of_contacts))
 
 
 @eqx.filter_jit
 def _rates(
     wrt: str, equilibrium: Equilibrium, linearization: Linearization, neighbors: PairList, direction: Array
-) -> tuple[Array, ...]:
-    backbone = neighbors.only(~linearization.contacts.rattlers)
+) -> tuple[Array, Gaps, Array]:
+    rattlers = linearization.contacts.rattlers
+    backbone = neighbors.only(~rattlers)
     potential, system = equilibrium.potential, equilibrium.system
     value = parameter_value(wrt, potential, system)
     along = direction.astype(value.dtype)
 
-    def gaps(value: Array, x: Float[Array, "n d"]) -> Float[Array, " p"]:
+    def gaps(value: Array, x: Float[Array, "n d"]) -> tuple[Array, Gaps]:
         other: Any
         other, moved = with_parameter(wrt, value, potential, system)
-        return other.pair_terms(moved.replace(positions=x), backbone).gap
+        found = contact_gaps(Configuration(other, moved.replace(positions=x), backbone), rattlers)
+        return found.gap, found
 
     response = moved_by(linearization, equilibrium, wrt, along)[0]
-    gap, rate = jax.jvp(gaps, (value, system.positions), (along, response))
-    here = Configuration(potential, system, backbone)
-    pairs = here.pairs
-    assert pairs is not None
-    changes = of_backbone(here, pairs, linearization.contacts.rattlers) & can_touch(here, pairs)
-    return response, gap, rate, pairs.interacts, changes
+    _, rate, found = jax.jvp(gaps, (value, system.positions), (along, response), has_aux=True)
+    return response, found, rate
 
 
 def first_change(rates: ContactRates, sign: int) -> ContactChange | None:
