@@ -94,7 +94,12 @@ class Validity:
 
 
 FARTHEST = 1e4
-"""In values of a parameter: a change predicted farther away is due to rounding."""
+"""In values of a parameter, unless it is zero: a change predicted farther away is due to rounding, or never reached."""
+
+MOST_PREDICTIONS = 30
+"""Of one change, each from a point nearer to it. Those of a change that is never reached, such as a wall that lets go
+as its stiffness grows without end, double in distance: that many lead beyond `FARTHEST`.
+"""
 
 
 def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = None) -> Validity:
@@ -125,7 +130,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     value = parameter_value(wrt, potential, system)
     along = direction_of(wrt, value, direction)
     rates = contact_rates(equilibrium, wrt, along)
-    far = FARTHEST * float(jnp.max(jnp.abs(value)) / jnp.max(jnp.abs(along)))
+    far = FARTHEST * (float(jnp.max(jnp.abs(value)) / jnp.max(jnp.abs(along))) or np.inf)
     below, above = (_predicted(equilibrium, wrt, along, rates, sign, far) for sign in (-1, 1))
     limit = float(neighbors.skin) / max(2.0 * rates.speed + rates.fastest, 1e-300)
     limit = limit if potential.contact or len(rates.gap) else np.inf
@@ -146,14 +151,14 @@ def _predicted(
 ) -> ContactChange | None:
     """The first change: predicted to first order, and again from points on the way where nothing has changed yet.
 
-    None beyond `far`: the response is rounding then, as that to ε.
+    None beyond `far`: the response is rounding then, as that to ε of a packing, or the change is never reached.
     """
     change = first_change(rates, sign)
     if change is None or abs(change.step) > far:
         return None
     value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
     here, done, share, contacts = equilibrium, 0.0, 0.6, network(equilibrium).contacts
-    for _ in range(5):
+    for _ in range(MOST_PREDICTIONS):
         step = share * (change.step - done)
         guess = here.positions + step * jnp.asarray(rates.response)
         try:
@@ -167,7 +172,7 @@ def _predicted(
             continue
         here, done, rates, share = there, done + step, ahead, 0.8
         again = first_change(rates, sign)
-        if again is None:
+        if again is None or abs(done + again.step) > far:
             return None
         settled = abs(again.step + done - change.step) < 0.01 * abs(change.step)
         change = dataclasses.replace(again, step=done + again.step)

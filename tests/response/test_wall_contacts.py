@@ -47,13 +47,14 @@ def slit(n=16):
 def touching(rest):
     """The contacts between disks and with both walls, in NumPy, without rattlers."""
     x, D = np.asarray(rest.positions), np.asarray(rest.system.diameters)
-    edge, top = float(rest.system.box[0, 0]), float(rest.potential.planar_wall_2.position[1])
+    walls = rest.potential.planar_wall, rest.potential.planar_wall_2
+    edge, (bottom, top) = float(rest.system.box[0, 0]), (float(wall.position[1]) for wall in walls)
     i, j = np.triu_indices(len(D), 1)
     apart = x[j] - x[i]
     apart[:, 0] -= np.round(apart[:, 0] / edge) * edge
     near = np.linalg.norm(apart, axis=1) < 0.5 * (D[i] + D[j])
     found = set(zip(i[near].tolist(), j[near].tolist(), strict=True))
-    found |= {(k, -1) for k in np.flatnonzero(x[:, 1] < 0.5 * D).tolist()}
+    found |= {(k, -1) for k in np.flatnonzero(x[:, 1] - bottom < 0.5 * D).tolist()}
     found |= {(k, -2) for k in np.flatnonzero(top - x[:, 1] < 0.5 * D).tolist()}
     rattlers = set(rest.certificate.rattlers)
     return {pair for pair in found if not rattlers & set(pair)}
@@ -77,11 +78,18 @@ def test_the_range_of_validity_is_where_the_first_contact_changes(name):
         value = rest.potential.get_parameter(name) + step * along
         return touching(RELAX(rest.potential.with_parameter(name, value), rest.system))
 
-    changes = [change for change in (found.below, found.above) if change]
-    assert changes
-    for change in changes:
+    for change in (found.below, found.above):
         assert at(0.95 * change.step) == touching(rest)
         assert change.pair in (touching(rest) ^ at(1.05 * change.step))
+
+
+def test_a_contact_that_a_growing_stiffness_never_opens_ends_no_range():
+    """The overlap with a wall is inversely proportional to its stiffness."""
+    rest = slit()
+    found = mdsens.validity(rest, "planar_wall.epsilon")
+    assert found.above is None and found.upper == np.inf
+    hard = RELAX(rest.potential.with_parameter("planar_wall.epsilon", jnp.asarray(1e3)), rest.system)
+    assert touching(hard) == touching(rest)
 
 
 def test_a_path_of_a_wall_has_the_changes_that_small_steps_have():
