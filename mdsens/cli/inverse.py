@@ -72,10 +72,8 @@ def fit(
     first_guess, bounds = numbers_by_name("--start", start), ranges_by_name(bound)
     values = numbers_by_name("--measured", measured)
     uncertainties = numbers_by_name("--uncertainty", uncertainty)
-    potential = options.make_potential()
-    packings = [
-        mdsens.Target(options.read(target), properties=values, uncertainties=uncertainties) for target in targets
-    ]
+    potential, systems = options.load_all(targets)
+    packings = [mdsens.Target(system, properties=values, uncertainties=uncertainties) for system in systems]
     output.mkdir(parents=True, exist_ok=True)
     found = mdsens.fit(
         potential,

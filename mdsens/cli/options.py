@@ -13,7 +13,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -172,6 +172,19 @@ class PackingOptions:
         if whole is not potential and self.repeat is not None:
             raise InvalidInput(f"--repeat repeats particles alone, and {path} has bonds or angles")
         return whole, self._with_fixed(self._repeated(system))
+
+    def load_all(self, paths: Sequence[Path]) -> tuple[Potential, list[System]]:
+        """The systems of some files, and the potential of all of them; **raises** `InvalidInput` where it differs."""
+        import equinox as eqx
+
+        (potential, first), *others = (self.load(path) for path in paths)
+        for path, (other, _) in zip(paths[1:], others, strict=True):
+            if not eqx.tree_equal(other, potential):
+                raise InvalidInput(
+                    f"{path} has other bonds or angles than {paths[0]}: these are a part of the potential, of which "
+                    "there is one for all files"
+                )
+        return potential, [first, *(system for _, system in others)]
 
     def _reading(self) -> dict[str, Any]:
         return {"diameters": _lengths(self.diameters), "dim": self.dim, "atom_style": self.atom_style}

@@ -175,3 +175,31 @@ def test_bonds_that_cannot_be_there_are_refused(sections, reason):
 def test_a_response_to_what_a_file_does_not_have_is_refused_with_the_file(square):
     with pytest.raises(mdsens.InvalidInput, match=r"square.data has no angles: there is no angles.stiffness in it"):
         tasks_of(study(compute={"response": ["angles.stiffness"]}), square.parent)
+
+
+def test_a_fit_takes_the_bonds_of_its_files(tmp_path):
+    """The rest length with which a square was relaxed is found again, from two files with the same bonds."""
+    found = []
+    for k, middle in enumerate((0.0, 1.0)):
+        path = tmp_path / f"start{k}.data"
+        path.write_text(
+            SQUARE.format(style="harmonic", angles=0).replace("4.0 4.0 0.0", f"4.0 {4.0 - 0.2 * middle} 0.0")
+        )
+        system, topology = mdsens.read_topology(path, diameters=1.0)
+        bonds = mdsens.Bonds(topology.bonds, topology.stiffness, 1.1)
+        rest = mdsens.Relaxation(tolerance=1e-13)(bonds, system.replace(fixed=np.arange(4) < 2))
+        text = path.read_text()
+        for row, (x, y) in zip(
+            [line for line in text.splitlines() if line.endswith(" 0.0")], rest.positions, strict=True
+        ):
+            text = text.replace(row, f"{' '.join(row.split()[:3])} {float(x)!r} {float(y)!r} 0.0")
+        path.write_text(text)
+        found.append(path)
+    options = ["--potential", "bonds", "--fixed", "0-1", "--set", "bonds.rest_length=1.0"]
+    code, out, err = call("fit", *found, "--wrt", "rest_length", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["parameters"]["rest_length"] == pytest.approx(1.1, abs=1e-7), out
+    found[1].write_text(found[1].read_text().replace("5 2 1 3", "5 2 2 4"))
+    code, out, err = call("fit", *found, "--wrt", "rest_length", "-o", tmp_path / "out", *options)
+    assert code == 2 and "has other bonds or angles than" in err
