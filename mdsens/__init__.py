@@ -82,6 +82,7 @@ _MODULE_OF = {
     "to_ase": "io",
     "validity": "response",
     "write": "io",
+    "write_topology": "io",
 }
 """The module that each public name is loaded from."""
 

@@ -72,17 +72,25 @@ def relax(
     thorough: ThoroughOption = False,
 ) -> None:
     """Relax a packing and write it, in the format given by the ending of OUT."""
-    from ..io import format_to_write
+    from ..io import REGISTRY, format_to_write
+    from ..potentials import topology_of
 
     options.configure()
     check_target(output)
     format_to_write(output)
     potential, system = options.load(input)
     equilibrium = options.make_relaxation(pressure=pressure)(potential, system)
-    mdsens.write(output, equilibrium)
+    topology, what = topology_of(potential), ""
+    if topology is None:
+        mdsens.write(output, equilibrium)
+    elif format_to_write(output) is REGISTRY["lammps-data"]:
+        mdsens.write_topology(output, equilibrium.system, topology)
+        what = ", with bonds and angles"
+    else:
+        mdsens.write(output, equilibrium)
+        what = f", without the bonds of {input}; LAMMPS data (.data) hold them"
     print(equilibrium.certify(thorough))
-    left_out = f", without the bonds of {input}" if any(part.has_terms for part in potential.others()) else ""
-    print(f"{'written':<17} {output}{left_out}")
+    print(f"{'written':<17} {output}{what}")
 
 
 @with_options

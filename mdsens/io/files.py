@@ -16,8 +16,9 @@ from .ase import Diameters, ase_format, column_of_sizes, from_ase, name_by_endin
 from .cif import CIF
 from .extended_xyz import EXTENDED_XYZ, XYZ
 from .format import Format
-from .lammps_data import LAMMPS_DATA, Topology, has_topology, read_topology
+from .lammps_data import LAMMPS_DATA
 from .lammps_dump import LAMMPS_DUMP
+from .lammps_topology import Topology, has_topology, read_topology
 from .poscar import POSCAR
 
 REGISTRY: dict[str, Format] = {
@@ -134,9 +135,10 @@ def write(path: str | os.PathLike[str], system: System | HasSystem, format: str 
     """Write a System, or the system of an Equilibrium, in the format given by the ending of the file name.
 
     Extended XYZ (`.extxyz`, `.xyz`) keeps positions, cell, diameters and species to the last bit; its column `radius`
-    makes OVITO draw the particles to scale. LAMMPS data hold no diameters; a two-dimensional cell extends to both sides
-    of z = 0, as LAMMPS requires, and one that is not periodic along all directions around all particles along the
-    others. All other formats are written by ASE. The file appears only when it is complete.
+    makes OVITO draw the particles to scale. LAMMPS data (`.data`, `.lmp`) hold no diameters; a two-dimensional cell
+    extends to both sides of z = 0, as LAMMPS requires, and one that is not periodic along all directions around all
+    particles along the others; `write_topology` writes bonds and angles, too. All other formats are written by ASE. The
+    file appears only when it is complete.
 
     **Arguments:**
 
@@ -173,7 +175,7 @@ def format_to_write(path: Path) -> Format:
     - `InvalidInput` if no such format can be written.
     """
     for known in REGISTRY.values():
-        if known.is_named(path) and known.write is not None:
+        if known.is_written_as(path):
             return known
     return ase_format(name_by_ending(path))
 

@@ -25,6 +25,8 @@ class Format:
     - `read`: `read(path, index)` returns frame number `index` of the file as ASE Atoms.
     - `write`: `write(path, system)` writes a System; None for a format that is only read.
     - `names`: patterns of file names, such as `*.extxyz`, that are always this format.
+    - `written_as`: patterns of further names under which it is written; what a file of such a name holds is read from
+      its content.
     - `recognizes`: `recognizes(head)` tells from the first bytes of a file, decompressed, whether it has this format;
       None for a format that is recognized only by the name of the file or of the format.
     - `keeps_fixed` (bool): whether it says which particles are fixed.
@@ -37,6 +39,7 @@ class Format:
     read: Callable[..., Atoms]
     write: Callable[[Path, System], None] | None = None
     names: tuple[str, ...] = ()
+    written_as: tuple[str, ...] = ()
     recognizes: Callable[[bytes], bool] | None = None
     keeps_fixed: bool = False
     keeps_periodic: bool = False
@@ -47,6 +50,10 @@ class Format:
     def is_named(self, path: Path) -> bool:
         """Whether a file has a name that is always this format."""
         return _fits(path.name, self.names)
+
+    def is_written_as(self, path: Path) -> bool:
+        """Whether a file of this name is written in this format."""
+        return self.write is not None and _fits(path.name, self.names + self.written_as)
 
     def lost(self, system: System) -> list[str]:
         """What a file of this format cannot say of a system."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..system import System
-from .ase import Diameters, from_ase, to_ase, write_atoms
+from .ase import to_ase, write_atoms
 from .format import Format, check_index
 from .words import is_whole, lines_of, read_text, reals, wholes, words_of
 
@@ -79,17 +77,17 @@ def read_data(path: Path, index: int = -1, atom_style: str | None = None) -> Ato
     **Raises** `InvalidInput` for what is missing, ambiguous, or not understood.
     """
     check_index(index, 1)
-    header, sections, named = _sections(lines_of(read_text(path))[1:])
+    header, sections, named = sections_of(lines_of(read_text(path))[1:])
     for name in NOT_UNDERSTOOD:
         if sections.get(name):
             cure = "remove the section if the energy is to know nothing of it"
             if name in ("Bonds", "Angles"):
                 cure = f"mdsens.read_topology reads it, or {cure}"
             raise InvalidInput(f"it has a section {name}, which belongs to no system and will not be dropped: {cure}")
-    return _atoms(header, sections, atom_style or named.get("Atoms") or None)
+    return parse_atoms(header, sections, atom_style or named.get("Atoms") or None)
 
 
-def _atoms(header: dict[str, list[str]], sections: dict[str, list[list[str]]], style: str | None) -> Atoms:
+def parse_atoms(header: dict[str, list[str]], sections: dict[str, list[list[str]]], style: str | None) -> Atoms:
     from ase import Atoms
 
     rows, promised = sections.get("Atoms", []), _count(header, "atoms")
@@ -155,100 +153,6 @@ def _velocities(rows: list[list[str]], ids: np.ndarray) -> dict[str, np.ndarray]
     return linear if width == 4 else linear | {"angular_velocities": values[:, 3:]}
 
 
-@dataclasses.dataclass(frozen=True)
-class Topology:
-    """The bonds and angles of a file; particles and types are counted from 0.
-
-    - `bonds` (int [m, 2]), `bond_types` (int [m]), `angles` (int [k, 3], the vertex in the middle), `angle_types`.
-    - `stiffness` (energy per length²) and `rest_length` [m], `angle_stiffness` (energy) and `rest_angle` [k] (radians):
-      of ½ k (r - l)² and ½ k (θ - θ₀)²; None unless the file has coefficients of harmonic bonds, or angles. LAMMPS
-      leaves out the factor ½.
-    """
-
-    bonds: np.ndarray
-    bond_types: np.ndarray
-    angles: np.ndarray
-    angle_types: np.ndarray
-    stiffness: np.ndarray | None
-    rest_length: np.ndarray | None
-    angle_stiffness: np.ndarray | None
-    rest_angle: np.ndarray | None
-
-
-def read_topology(
-    path: str | os.PathLike[str],
-    diameters: Diameters | None = 1.0,
-    dim: int | None = None,
-    atom_style: str | None = None,
-) -> tuple[System, Topology]:
-    """Particles, bonds and angles of a LAMMPS data file.
-
-        system, found = mdsens.read_topology("network.data")
-        bonds = mdsens.Bonds(found.bonds, found.stiffness, found.rest_length)
-
-    **Arguments:**
-
-    - `path`: the file.
-    - `diameters`: as in `mdsens.read`; 1 by default, since bonds use none.
-    - `dim`: 2 or 3; by default 2 if all particles have the same z.
-    - `atom_style`: of a file that does not name it.
-
-    **Returns** the System, and a `Topology`.
-
-    **Raises** `FileNotFoundError`, and `InvalidInput` for a file that cannot be read, and for dihedrals, impropers and
-    particles that are no points.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        header, sections, named = _sections(lines_of(read_text(path))[1:])
-        others = [name for name in NOT_UNDERSTOOD if sections.get(name) and name not in ("Bonds", "Angles")]
-        if others:
-            raise InvalidInput(f"it has a section {others[0]}, which mdsens does not understand and will not drop")
-        atoms = _atoms(header, sections, atom_style or named.get("Atoms") or None)
-        place = {int(id_): k for k, id_ in enumerate(atoms.arrays["id"])}
-        bonds, bond_types = _groups(sections.get("Bonds", []), 2, place)
-        angles, angle_types = _groups(sections.get("Angles", []), 3, place)
-        stiffness, rest_length = _harmonic(sections, named, "Bond Coeffs", bond_types)
-        angle_stiffness, rest_angle = _harmonic(sections, named, "Angle Coeffs", angle_types)
-        if rest_angle is not None:
-            rest_angle = np.deg2rad(rest_angle)
-        system = from_ase(atoms, None if "diameters" in atoms.arrays else diameters, dim)
-    except (InvalidInput, ValueError, KeyError, IndexError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
-    of_angles = angles, angle_types
-    return system, Topology(bonds, bond_types, *of_angles, stiffness, rest_length, angle_stiffness, rest_angle)
-
-
-def has_topology(path: Path) -> bool:
-    """Whether a data file has bonds or angles."""
-    sections = _sections(lines_of(read_text(path))[1:])[1]
-    return any(sections.get(name) for name in ("Bonds", "Angles"))
-
-
-def _groups(rows: list[list[str]], size: int, place: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The particles [m, size] and types [m] of bonds or angles: `id type atom atom …`."""
-    table = np.array([[int(word) for word in row[: size + 2]] for row in rows], int).reshape(-1, size + 2)
-    missing = [int(each) for each in np.unique(table[:, 2:]) if int(each) not in place]
-    if missing:
-        raise InvalidInput(f"a bond or an angle joins atom {missing[0]}, which is not there")
-    members = np.array([[place[int(each)] for each in row] for row in table[:, 2:]], np.int32).reshape(-1, size)
-    return members, table[:, 1] - 1
-
-
-def _harmonic(
-    sections: dict[str, list[list[str]]], named: dict[str, str], name: str, types: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Twice the first coefficient of each type, since LAMMPS leaves out the factor ½, and the second."""
-    rows = sections.get(name, [])
-    if named.get(name) not in ("", "harmonic") or not len(types) or any(len(row) != 3 for row in rows):
-        return None, None
-    table = {int(row[0]) - 1: (2.0 * float(row[1]), float(row[2])) for row in rows}
-    values = np.array([table[int(each)] for each in types])
-    return values[:, 0], values[:, 1]
-
-
 def write_data(path: Path, system: System) -> None:
     """Write a data file of `atom_style atomic`, or `charge` where there are charges, which hold no diameters.
 
@@ -287,7 +191,7 @@ def _masses_by_species(atoms: Atoms) -> str:
     return f"\nMasses\n\n{rows}\n"
 
 
-def _sections(lines: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[list[str]]], dict[str, str]]:
+def sections_of(lines: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[list[str]]], dict[str, str]]:
     """The words of the header by their meaning, the rows of each section, and the styles named beside sections."""
     header: dict[str, list[str]] = {}
     sections: dict[str, list[list[str]]] = {}
@@ -407,6 +311,7 @@ def _is_data(head: bytes) -> bool:
 LAMMPS_DATA = Format(
     read_data,
     write_data,
+    written_as=("*.data", "*.lmp", "data.*"),
     recognizes=_is_data,
     keeps=("id", "type", "initial_charges", "masses"),
     options=("atom_style",),

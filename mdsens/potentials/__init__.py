@@ -16,7 +16,7 @@ from .soft_sphere import SoftSphere
 from .stillinger_weber import StillingerWeber
 from .sums import Sum
 from .tethers import Tethers
-from .topology import bonded
+from .topology import bonded, topology_of
 from .walls import CylindricalWall, PlanarWall, Wall
 from .yukawa import Yukawa
 
@@ -50,4 +50,5 @@ __all__ = [
     "Yukawa",
     "bonded",
     "smooth_switch",
+    "topology_of",
 ]

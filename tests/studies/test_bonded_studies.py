@@ -103,6 +103,10 @@ def test_a_command_adds_bonds_to_a_pair_potential_and_takes_their_parameters(squ
         np.testing.assert_allclose(file["response"][()], answer, atol=1e-10)
     code, out, err = call("relax", square, "-o", tmp_path / "out.extxyz", *options)
     assert code == 0 and f"without the bonds of {square}" in out, err
+    code, out, err = call("relax", square, "-o", tmp_path / "out.data", *options, *more)
+    assert code == 0 and "with bonds and angles" in out, err
+    code, out, err = call("certify", tmp_path / "out.data", "--diameters", "0.5", "--fixed", "0-1")
+    assert code == 0 and "a minimum" in out, err
 
 
 @pytest.mark.parametrize(
