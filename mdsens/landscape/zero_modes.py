@@ -18,6 +18,7 @@ from .hessian import Hessian
 from .thresholds import INDEPENDENT_MOTION, NEGLIGIBLE_ON_FIXED, RIGID_RESISTANCE, WEAK_RESISTANCE
 
 Displacements = Float[Array, "n d"]
+Carry = tuple[Array, Array, Array, Array]
 
 
 def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
@@ -231,7 +232,7 @@ def _without_image(
     """
     (m, _, d), particles = motions.shape, jnp.arange(motions.shape[1])
 
-    def pin_next(carry: tuple[Array, ...], may_be_next: Bool[Array, " m"]) -> tuple[tuple[Array, ...], Array]:
+    def pin_next(carry: Carry, may_be_next: Bool[Array, " m"]) -> tuple[Carry, Array]:
         motions, images, limits, pinned = carry
         left = _sizes(images, cluster)
         seen = ~pinned & (left > limits)

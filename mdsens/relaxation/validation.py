@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import InvalidInput, Status
 from ..geometry import is_lattice
 from ..landscape.configuration import Configuration
-from ..landscape.consistency import inconsistent_parts, single_precision
+from ..landscape.consistency import faulty_derivatives, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
 from ..neighbors import NeighborList, Neighbors, allocate
@@ -188,17 +188,20 @@ def check_images(potential: Potential, system: System, start: System) -> None:
         )
 
 
-def check_derivatives(here: Configuration) -> None:
+def check_derivatives(here: Configuration, one_sided: bool = False) -> None:
     """**Raises** `InvalidInput` for a potential of somebody else's whose forces or second derivatives are not those of
-    its energy, or whose energy contains tables in single precision.
+    its energy, or whose energy contains tables in single precision; `NotDifferentiable`, unless `one_sided`, for one
+    whose second derivatives jump here.
     """
     if here.potential.is_verified:
         return
     name = type(here.potential).__name__
     if what := single_precision(here):
         raise Status.SINGLE_PRECISION.raised(potential=name, what=what)
-    if facts := inconsistent_parts(here):
-        raise Status.INCONSISTENT.raised(potential=name, **facts)
+    if fault := faulty_derivatives(here):
+        status, facts = fault
+        if not (one_sided and status is Status.JUMPS_AT_REST):
+            raise status.raised(potential=name, **facts)
 
 
 @compile_once
