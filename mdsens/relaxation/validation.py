@@ -58,7 +58,11 @@ def check_force_scale(potential: Potential, force_scale: float) -> None:
 
 def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
-    known = all(type(part).typical_stiffness is not Potential.typical_stiffness for part in potential.parts())
+    known = all(
+        getattr(type(part), name) is not getattr(Potential, name)
+        for part in potential.parts()
+        for name in (("measured_stiffness",) if part.is_measured else ("typical_stiffness",))
+    )
     if known and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
             f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
