@@ -175,8 +175,13 @@ def springs_in_scipy(scale: float) -> np.ndarray:
 
 
 def disagreeing() -> Iterator[Case]:
-    """The only length is the scale: distances at rest are proportional to it, and the energy to its square."""
+    """The only length is the scale: distances at rest are proportional to it, and the energy to its square.
+
+    Residual forces f change the slope 2 E of the energy by f·∂x/∂(scale), which is |f| times the size 1.4 of the square
+    at most, and E is 0.0013: a fault of 1e-6 makes an error of 1e-6, and this much besides.
+    """
     start, of_unit = mdsens.System(SQUARE), springs_in_scipy(1.0)
+    accuracy = RIGHT + 8**0.5 * 1e-11 * 1.4 / (2.0 * of_unit[-1])
 
     def answers(function: Any, scale: float, fault: float) -> Any:
         def found(s: Any) -> Any:
@@ -192,7 +197,7 @@ def disagreeing() -> Iterator[Case]:
                 expected = [np.append(r, e), np.append(of_unit[:-1], 2 * scale * of_unit[-1])]
                 name = f"{function.__name__}, {fault:g}" if fault else f"{function.__name__}, none, scale {scale:g}"
                 run = lambda f=function, s=scale, t=fault: answers(f, s, t)  # noqa: E731
-                yield Case("parts that disagree", name, fault > 0, run, expected)
+                yield Case("parts that disagree", name, fault > 0, run, expected, accuracy)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,11 +296,11 @@ class Single(mdsens.PairPotential):
 class Tabulated(mdsens.PairPotential):
     """A Morse potential between knots `spacing` apart: a polynomial through value and two derivatives at both ends.
 
-    `digits` is 1 where the knots are in single precision, 0 in double.
+    `single`: whether the knots are in single precision.
     """
 
     spacing: jax.Array
-    digits: jax.Array
+    single: bool = eqx.field(static=True)
 
     def pair_energy(self, r: Any, sigma: Any) -> Any:
         knot = jax.lax.stop_gradient(jnp.floor(r / self.spacing))
@@ -310,8 +315,7 @@ class Tabulated(mdsens.PairPotential):
 
     def _knot(self, r: Any, sigma: Any) -> list[Any]:
         exact = [morse(r, sigma), jax.grad(morse)(r, sigma), jax.grad(jax.grad(morse))(r, sigma)]
-        narrow = [value.astype(jnp.float32).astype(value.dtype) for value in exact]
-        return [jnp.where(self.digits > 0.5, few, all_) for few, all_ in zip(narrow, exact, strict=True)]
+        return [value.astype(jnp.float32).astype(value.dtype) for value in exact] if self.single else exact
 
     def cutoff(self, sigma: Any) -> Any:
         return 3.0 * sigma
@@ -349,17 +353,17 @@ def tables() -> Iterator[Case]:
         yield Case("single precision", f"computed in single precision, depth {depth:g}", True,
                    lambda d=depth: answer(Single(numbers(d))), [1.0, 1.0 / (18.0 * depth)])  # fmt: skip
         yield Case("single precision", f"a fine table, spacing {0.002 / (k + 1):.2g}", False,
-                   lambda h=0.002 / (k + 1): answer(Tabulated(numbers(h), numbers(0.0))), of_depth_one)  # fmt: skip
+                   lambda h=0.002 / (k + 1): answer(Tabulated(numbers(h), False)), of_depth_one)  # fmt: skip
     for k, spacing in enumerate((0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)):
         yield Case("single precision", f"a table in single precision, spacing {spacing:g}", True,
-                   lambda h=spacing: answer(Tabulated(numbers(h), numbers(1.0))), of_depth_one)  # fmt: skip
+                   lambda h=spacing: answer(Tabulated(numbers(h), True)), of_depth_one)  # fmt: skip
         yield Case("single precision", f"a fine table, spacing {0.00025 / (k + 1):.2g}", False,
-                   lambda h=0.00025 / (k + 1): answer(Tabulated(numbers(h), numbers(0.0))), of_depth_one)  # fmt: skip
+                   lambda h=0.00025 / (k + 1): answer(Tabulated(numbers(h), False)), of_depth_one)  # fmt: skip
     for k, spacing in enumerate((0.1, 0.03, 0.01, 0.003, 0.001)):
         yield Case("single precision", f"straight lines, spacing {spacing:g}", True,
                    lambda h=spacing: answer(Linear(numbers(h))), of_depth_one)  # fmt: skip
         yield Case("single precision", f"a fine table, spacing {0.0009 / (k + 1):.2g}", False,
-                   lambda h=0.0009 / (k + 1): answer(Tabulated(numbers(h), numbers(0.0))), of_depth_one)  # fmt: skip
+                   lambda h=0.0009 / (k + 1): answer(Tabulated(numbers(h), False)), of_depth_one)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -557,7 +561,10 @@ class Trap(mdsens.Potential):
 def weak() -> Iterator[Case]:
     """A network moves with what holds it, however weakly: ∂x/∂(where it is held) = 1 for the particle that is held.
 
-    Held by one particle it may still turn about that, so that only of this one is the answer known.
+    Held by one particle it may still turn about that, so that only of this one is the answer known. Forces of up to f =
+    1e-10 on each of the N = 4 particles leave that one up to δ = √2 N f / k off its anchor, about which the network
+    turns freely; the response of least norm has no part along this rotation, which at a particle off the anchor by δ
+    is δ / ρ in the worst case, ρ = 0.7 the distance of the particle from the center. The case asks for no more.
     """
     start = mdsens.System(np.asarray(SQUARE))
     bonds = mdsens.Bonds(np.stack([FIRST, SECOND], 1).astype(np.int32), 1.0, LENGTHS)
@@ -574,11 +581,10 @@ def weak() -> Iterator[Case]:
 
     for by in ("trap", "one", "all"):
         for k in range(9):
-            weakness, strength = 10.0 ** -(4 + k), 10.0 ** (0.5 - 0.4 * k)
-            yield Case("weakly broken", f"held by {by}, {weakness:g}", True, lambda b=by, s=weakness: answer(b, s), 1.0)
-            yield Case(
-                "weakly broken", f"held by {by}, {strength:.2g}", False, lambda b=by, s=strength: answer(b, s), 1.0
-            )
+            for faulty, stiffness in ((True, 10.0 ** -(4 + k)), (False, 10.0 ** (0.5 - 0.4 * k))):
+                accuracy = max(RIGHT, 2**0.5 * 4 * 1e-10 / stiffness / 0.7) if by == "one" else RIGHT
+                yield Case("weakly broken", f"held by {by}, {stiffness:.2g}", faulty,
+                           lambda b=by, s=stiffness: answer(b, s), 1.0, accuracy)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------

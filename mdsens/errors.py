@@ -68,6 +68,7 @@ class Status(enum.IntEnum):
     SINGLE_PRECISION = 18
     DERIVATIVE_NOT_FINITE = 19
     CELL_UNBOUNDED = 20
+    JUMPS_AT_REST = 21
 
     @property
     def error(self) -> type[MdsensError]:
@@ -154,6 +155,12 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "{pairs} touch to within the residual forces, and the stiffness jumps there: the response differs from side to "
         "side. Relax to a smaller tolerance, or ask for one side: mdsens.sensitivity(…, side=+1), "
         "Relaxation(one_sided=True), --one-sided",
+    ),
+    Status.JUMPS_AT_REST: (
+        NotDifferentiable,
+        "the stiffness of {potential} jumps where particle {particle} rests, by {jump:.1g} of a typical one: responses "
+        "differ from side to side. Write an energy that is twice differentiable there. Where positions alone are asked "
+        "for, or one side, pass Relaxation(one_sided=True), --one-sided; throw=False returns everything as it is",
     ),
     Status.NO_FACTORS: (
         SolveFailed,

@@ -80,6 +80,16 @@ difference of its values: by up to 0.34 for one contact, by more than 3 in 5 of 
 PROBES = 2
 """Paths on all of which two parts of a potential have to disagree, so that chance accuses none."""
 
+JUMP_AT_REST = 2e-6
+"""A Hessian product jumps where its components differ from side to side by more than this fraction of their typical
+size: far above rounding, and small enough to find jumps of 1e-5 of the stiffness, along whatever direction.
+"""
+
+SAME_JUMP_FARTHER = 0.5
+"""What is found at a distance is a jump where ten times as far away there is less than twice as much. Smooth Hessians
+give ten times as much there, and those that set in as a square root, as of Hertzian contacts, three times as much.
+"""
+
 ROUNDING_OF_SUMS = 100.0
 """A sum over particles is off by rounding by less than this multiple of machine precision."""
 

@@ -18,6 +18,7 @@ from .hessian import Hessian
 from .thresholds import INDEPENDENT_MOTION, NEGLIGIBLE_ON_FIXED, RIGID_RESISTANCE, WEAK_RESISTANCE
 
 Displacements = Float[Array, "n d"]
+Carry = tuple[Array, Array, Array, Array]
 
 
 def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
@@ -69,8 +70,8 @@ class ZeroModes(eqx.Module):
     only direction along which a cell is periodic; with fixed degrees of freedom those of them that do not move these.
 
     `rigid` [m, n, d] holds each motion for all clusters at once, orthonormal within each cluster; a motion that moves
-    nothing (a dimer turning about its axis) is zero there. `weakly_held`: whether the energy resists one of these
-    motions by so little that no linear solver finds how much. `movable` (bool [n, d]): the degrees of freedom that
+    nothing (a dimer turning about its axis) is zero there. `weakly_held`: whether the energy resists a rigid
+    motion by so little that no linear solver finds how much. `movable` (bool [n, d]): the degrees of freedom that
     relax, None where all do.
     """
 
@@ -130,8 +131,9 @@ class ZeroModes(eqx.Module):
 def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> ZeroModes:
     """The zero modes known beforehand, given a configuration without the pairs of rattlers.
 
-    A sum over pairs depends on distances alone. With any other part of a potential each rigid motion of each cluster is
-    tested: one that the energy resists, as a trap or a wall does, is no zero mode.
+    A sum over pairs depends on distances alone. With any other part of a potential the rigid motions of each cluster
+    are tested: one that the energy resists, as a trap or a wall does, is no zero mode; a combination that it does not
+    resist, such as a rotation about the one particle that is held, is one.
     """
     system = backbone.system
     cluster = find_clusters(backbone)
@@ -171,62 +173,92 @@ def _turns(system: System, arm: Displacements) -> list[Displacements]:
 def _not_pinned(
     motions: Float[Array, "m n d"], movable: Bool[Array, "n d"], cluster: Int[Array, " n"]
 ) -> Float[Array, "m n d"]:
-    """A basis of those combinations of rigid motions that leave fixed degrees of freedom at rest, the others zero.
-
-    Gram-Schmidt on the fixed degrees of freedom: what is left of a motion there pins one combination, and a motion of
-    which nothing is left is free. Differentiable.
-    """
-    negligible = (NEGLIGIBLE_ON_FIXED * jnp.finfo(motions.dtype).eps) ** 2
-
-    def at_fixed(u: Displacements, v: Displacements) -> Float[Array, " n"]:
-        return _inner(jnp.where(movable, 0.0, u), v, cluster)
-
-    pinning: list[Displacements] = []
-    free: list[Displacements] = []
-    for motion in motions:
-        rest = motion
-        for pin in pinning:
-            rest = rest - at_fixed(pin, rest)[:, None] * pin
-        left = at_fixed(rest, rest)
-        pinned = left > negligible * at_fixed(motion, motion)
-        length = jnp.sqrt(jnp.where(pinned, left, 1.0))[:, None]
-        pinning.append(jnp.where(pinned[:, None], rest / length, 0.0))
-        free.append(jnp.where(movable & ~pinned[:, None], rest, 0.0))
-    return _orthonormal(free, [], cluster)
+    """A basis of those combinations of rigid motions that leave fixed degrees of freedom at rest, the others zero."""
+    at_fixed = jnp.where(movable, 0.0, motions)
+    negligible = NEGLIGIBLE_ON_FIXED * jnp.finfo(motions.dtype).eps * _sizes(at_fixed, cluster)
+    free, _ = _without_image(motions, at_fixed, negligible, cluster)
+    return jnp.where(movable, free, 0.0)
 
 
 def _not_resisted(
     backbone: Configuration, rigid: Float[Array, "m n d"], cluster: Int[Array, " n"]
 ) -> tuple[Float[Array, "m n d"], Bool[Array, ""]]:
-    """The motions that leave the energy unchanged, zero for the others, and whether one is resisted, but hardly.
+    """A basis of those combinations of rigid motions that leave the energy unchanged, the others zero, and whether one
+    is resisted, but hardly.
 
     A translation changes no difference of positions, so the change of force along it is zero to rounding where the
     energy has this symmetry; along a rotation it is the residual forces, turned. Each cluster is tested by itself.
     """
     hessian = backbone.hessian()
-
-    def size(u: Displacements) -> Float[Array, " n"]:
-        """Of the part in the cluster of each particle."""
-        return jnp.sqrt(_inner(u, u, cluster))
-
-    def resistance(motion: Displacements) -> Float[Array, " n"]:
-        return size(hessian.product(motion))
-
     x, eps = backbone.system.positions, float(jnp.finfo(rigid.dtype).eps)
     probe = white_noise(x.shape, x.dtype, 2)
-    typical = resistance(probe) / size(probe)
+    of_probe, length_of_probe = _sizes(jnp.stack([hessian.product(probe), probe]), cluster)
+    typical = of_probe / length_of_probe
     limits = jnp.broadcast_to(RIGID_RESISTANCE * eps * typical, (len(rigid), len(x)))
     if rotates(backbone.system):
         members = _sum_clusters(jnp.ones_like(x), cluster)
         arm = x - _sum_clusters(x, cluster) / members
-        turned = 2.0 * size(backbone.gradient()) / _smallest_radius(backbone.system, arm, cluster)
+        residual = _sizes(backbone.gradient()[None], cluster)[0]
+        turned = 2.0 * residual / _smallest_radius(backbone.system, arm, cluster)
         rounding = jnp.max(jnp.abs(x)) / backbone.length * limits[0]
         turns = np.arange(len(rigid)) >= backbone.system.dim
         limits = limits + jnp.where(turns[:, None], rounding + turned, 0.0)
-    found = jax.lax.map(resistance, rigid)
-    free = found <= limits
-    weak = ~free & (found <= max(WEAK_RESISTANCE, eps**0.5) * typical)
-    return rigid * free[:, :, None], jnp.any(weak)
+    images = jax.lax.map(hessian.product, rigid)
+    free, resistance = _without_image(rigid, images, limits, cluster)
+    return free, jnp.any(resistance <= max(WEAK_RESISTANCE, eps**0.5) * typical)
+
+
+def _without_image(
+    motions: Float[Array, "m n d"],
+    images: Float[Array, "m n d"],
+    limits: Float[Array, "m n"],
+    cluster: Int[Array, " n"],
+) -> tuple[Float[Array, "m n d"], Float[Array, "m n"]]:
+    """An orthonormal basis of those combinations of motions whose image vanishes, the others zero; and the images of
+    the others, per length of the motion, infinite where there are no others.
+
+    Gram-Schmidt on the images within each cluster, by which the motions are carried along: what is left of an image
+    pins one combination, and a motion of which nothing is left beyond its limit is free. The largest image is next, as
+    in a QR factorization with pivoting, so that a small one, which is known less exactly, is not divided by first;
+    but all translations come before all rotations, so that a rotation about a point that is held counts as one.
+    Differentiable: a motion that is free as it is, is changed by nothing, but its derivative is that of the
+    combination.
+
+    **Arguments:**
+
+    - `motions`: orthonormal or zero, the translations, one along each axis, before the rotations.
+    - `images`: a linear function of the motions, of each.
+    - `limits` ([m, n], the same for all particles of a cluster): what rounding and residual forces make of each image.
+    """
+    (m, _, d), particles = motions.shape, jnp.arange(motions.shape[1])
+
+    def pin_next(carry: Carry, may_be_next: Bool[Array, " m"]) -> tuple[Carry, Array]:
+        motions, images, limits, pinned = carry
+        left = _sizes(images, cluster)
+        seen = ~pinned & (left > limits)
+        candidates = jnp.where(seen & may_be_next[:, None], left, 0.0)
+        chosen = jnp.argmax(candidates, axis=0)
+        exists = jnp.max(candidates, axis=0) > 0.0
+        length = jnp.where(exists, left[chosen, particles], 1.0)
+        motion, image = (
+            jnp.where(exists[:, None], each[chosen, particles] / length[:, None], 0.0) for each in (motions, images)
+        )
+        pinned = pinned | ((jnp.arange(m)[:, None] == chosen) & exists)
+        overlap = jnp.where(pinned, 0.0, jax.vmap(lambda each: _inner(image, each, cluster))(images))
+        amount = overlap - jnp.where(seen, 0.0, jax.lax.stop_gradient(overlap))
+        limits = limits + jnp.abs(amount) * limits[chosen, particles] / length
+        size = _sizes(motion[None], cluster)[0]
+        resistance = jnp.where(exists, 1.0 / jnp.where(exists, size, 1.0), jnp.inf)
+        motions, images = (each - amount[:, :, None] * pin for each, pin in ((motions, motion), (images, image)))
+        return (motions, images, limits, pinned), resistance
+
+    is_translation = np.arange(m) < d
+    order = jnp.asarray(np.where(is_translation[:, None], is_translation, ~is_translation))
+    start = motions, images, jax.lax.stop_gradient(limits), jnp.zeros(limits.shape, bool)
+    (motions, _, _, pinned), resistance = jax.lax.scan(pin_next, start, order)
+    free = jnp.where(pinned[:, :, None], 0.0, motions)
+    free = free / jnp.maximum(_sizes(free, cluster), 1.0)[:, :, None]
+    return _orthonormal(list(free), [], cluster), resistance
 
 
 def _smallest_radius(system: System, arm: Float[Array, "n d"], cluster: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -246,6 +278,12 @@ def _smallest_radius(system: System, arm: Float[Array, "n d"], cluster: Int[Arra
 def _inner(u: Displacements, v: Displacements, cluster: Int[Array, " n"]) -> Float[Array, " n"]:
     """u·v summed over the cluster of each particle."""
     return _sum_clusters(sum_components(u * v), cluster)
+
+
+def _sizes(motions: Float[Array, "m n d"], cluster: Int[Array, " n"]) -> Float[Array, "m n"]:
+    """|u| of each motion, of the part in the cluster of each particle; differentiable where it is zero."""
+    squared = jax.vmap(lambda u: _inner(u, u, cluster))(motions)
+    return jnp.where(squared > 0.0, jnp.sqrt(jnp.where(squared > 0.0, squared, 1.0)), 0.0)
 
 
 def _sum_clusters(x: Float[Array, "n *m"], cluster: Int[Array, " n"]) -> Float[Array, "n *m"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -14,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
 from ..geometry import PairList
+from ..runtime.compiled import compile_once
+from ..runtime.noise import random_signs
 from ..runtime.tracing import as_array
 from ..system import System
 from .terms import LocalTerms, Pairs
@@ -51,7 +54,8 @@ class Potential(eqx.Module):
     - `tied_to_space`: it does not follow a strain of the cell, as walls, loads and tethers.
     - `has_terms`: it is a sum of terms of few particles each, whose second derivatives can be assembled; `may_jump`:
       these may jump, as where a particle touches a wall.
-    - `is_measured`: how stiff it is depends on the system that it is prepared for, and is measured there.
+    - `is_measured`: how stiff it is depends on the system that it is prepared for, and is measured there. So it is for
+      every class that does not define `typical_stiffness`.
 
     **Raises** `InvalidInput` when a class is defined that overrides what follows from the rest.
     """
@@ -66,11 +70,15 @@ class Potential(eqx.Module):
     tied_to_space: ClassVar[bool] = False
     may_jump: ClassVar[bool] = False
     has_terms: ClassVar[bool] = False
-    is_measured: ClassVar[bool] = False
+    is_measured: ClassVar[bool] = True
+
+    measured: Scalar | None = eqx.field(default=None, kw_only=True)
 
     def __init_subclass__(cls, derived: tuple[str, ...] | None = None, **options: Any) -> None:
         """`derived`: the methods that subclasses must not override, for a base class that defines them."""
         super().__init_subclass__(**options)
+        if "typical_stiffness" in vars(cls) and "is_measured" not in vars(cls):
+            cls.is_measured = False
         if derived is not None:
             cls._derived = derived
             return
@@ -83,7 +91,7 @@ class Potential(eqx.Module):
                 )
 
     def __repr__(self) -> str:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "measured"}
         return f"{type(self).__name__}({', '.join(f'{name}={shown(value)}' for name, value in given.items())})"
 
     def __add__(self, other: Any) -> Potential:
@@ -150,9 +158,22 @@ class Potential(eqx.Module):
         """A typical second derivative, energy per length², by which minimizers measure their steps.
 
         For a sum over pairs this is the geometric mean over the particles of the stiffness of each with its own kind,
-        and at least so large a part of the largest stiffness of any pair that steps measured by it are stable.
+        and at least so large a part of the largest stiffness of any pair that steps measured by it are stable. A class
+        that does not define it has that which was measured where a relaxation began, or 1.
         """
-        return jnp.asarray(1.0, system.positions.dtype)
+        return jnp.asarray(1.0, system.positions.dtype) if self.measured is None else self.measured
+
+    def measured_stiffness(self, system: System, neighbors: PairList) -> Scalar:
+        """A typical second derivative at the given positions, with all pairs: the change of the forces along a random
+        motion, or of the forces of pairs as far apart as neighbors are if that is less; infinite where there are no
+        forces. The first alone would be that of the closest pair, at a start where particles overlap.
+        """
+        length, extent = spacing(system), 60.0 * system.n * (spacing(system) + jnp.max(system.diameters))
+        box = None if system.box is None else system.box * (1.0 + extent / jnp.min(system.heights))
+        apart = stiffness_of_pairs(
+            lambda x: self.energy(system.replace(positions=x, box=box), neighbors), system, length
+        )
+        return jnp.minimum(stiffness_along_signs(self, system, neighbors), apart)
 
     def length(self, system: System) -> Scalar:
         """A typical distance between neighbors, by which moves and forces are measured: the mean diameter."""
@@ -248,7 +269,20 @@ class Potential(eqx.Module):
         def convert(leaf: Any) -> Any:
             return as_array(leaf, system.positions.dtype) if is_parameter(leaf) else leaf
 
-        return jax.tree.map(convert, self)
+        ready = jax.tree.map(convert, self)
+        if not self.is_measured or (self.listed and system.n > MEASURED_UP_TO):
+            return ready
+        i, j = (as_array(np.int32(k)) for k in np.triu_indices(system.n if self.needs_pairs else 2, 1))
+        every_pair = PairList(i, j, as_array(np.full(i.shape, self.needs_pairs)), None)
+        measured = _measured(*jax.lax.stop_gradient((ready, system)), every_pair)
+        return ready.with_measured(jax.lax.stop_gradient(measured))
+
+    def with_measured(self, stiffness: Scalar) -> Self:
+        """The same with a typical stiffness that was measured; a class with an __init__ of its own never sets it."""
+        found = object.__new__(type(self))
+        for name, value in {**vars(self), "measured": stiffness}.items():
+            object.__setattr__(found, name, value)
+        return found
 
     def parameter_names(self) -> list[str]:
         """The names of the parameters, in which the potential can be differentiated."""
@@ -257,7 +291,8 @@ class Potential(eqx.Module):
 
     def number_names(self) -> list[str]:
         """The names of all numbers of a potential, static ones such as the onset of a switch included."""
-        return [f.name for f in dataclasses.fields(self) if is_parameter(getattr(self, f.name))]
+        names = [f.name for f in dataclasses.fields(self) if f.name != "measured"]
+        return [name for name in names if is_parameter(getattr(self, name))]
 
     def is_pair_matrix(self, name: str) -> bool:
         """Whether a parameter is a symmetric matrix with one entry for each pair of species."""
@@ -270,6 +305,69 @@ class Potential(eqx.Module):
     def with_parameter(self, name: str, value: Any) -> Self:
         """The same potential with another value of a parameter."""
         return eqx.tree_at(lambda potential: potential.get_parameter(name), self, value)
+
+
+MEASURED_UP_TO = 1000
+"""Particles up to which the stiffness of an energy over the pairs of a list is measured, with all pairs."""
+
+BONDED = (0.9, 1.0, 1.2)
+"""Distances of neighbors, in units of the typical spacing, at which the stiffness of a pair is measured."""
+
+
+@compile_once
+def _measured(potential: Potential, system: System, neighbors: PairList) -> Scalar:
+    typical = potential.measured_stiffness(system, neighbors)
+    return jnp.where(jnp.isfinite(typical), typical, 1.0)
+
+
+def stiffness_along_signs(potential: Potential, system: System, neighbors: Any) -> Scalar:
+    """The root mean square of the change of the forces along a random motion; infinite where it is zero or none."""
+    signs = random_signs(system.positions.shape, system.positions.dtype)
+
+    def energy(x: Array) -> Scalar:
+        return potential.energy(system.replace(positions=x), neighbors)
+
+    change = jax.jvp(jax.grad(energy), (system.positions,), (signs,))[1]
+    return _or_infinite(jnp.sqrt(jnp.mean(change**2)))
+
+
+def stiffness_of_pairs(energy: Callable[[Array], Scalar], system: System, length: Scalar) -> Scalar:
+    """The largest change of the forces of pairs as far apart as neighbors are; infinite where it is zero or none."""
+
+    def slope(r: Scalar) -> Scalar:
+        forces = lambda r: forces_of_pairs(energy, system, length, r)  # noqa: E731
+        return jnp.max(jnp.abs(jax.jvp(forces, (r,), (jnp.ones_like(r),))[1]))
+
+    return _or_infinite(jnp.max(jax.lax.map(slope, length * jnp.asarray(BONDED, system.positions.dtype))))
+
+
+def forces_of_pairs(energy: Callable[[Array], Scalar], system: System, length: Scalar, r: Scalar) -> Array:
+    """The forces along pairs at a distance r, far from all others: each particle with the one before and after it."""
+    n, extent = system.n, 30.0 * (r + length)
+
+    def of_pairing(shift: int) -> Array:
+        member = np.roll(np.arange(n), shift)
+        place = extent * (member // 2) + r * (member % 2)
+        return jax.grad(energy)(jnp.zeros((n, system.dim), place.dtype).at[:, 0].set(place))[:, 0]
+
+    return jnp.stack([of_pairing(0), of_pairing(1)])
+
+
+def spacing(system: System) -> Scalar:
+    """That of as many particles in the same room; the mean diameter where they are all on one point."""
+    if all(system.periodic):
+        return (system.volume / system.n) ** (1.0 / system.dim)
+    if system.lattice is not None:
+        k = len(system.lattice)
+        if_flat = (jnp.prod(jnp.linalg.norm(system.lattice, axis=1)) / system.n) ** (1.0 / k)
+        room = jnp.abs(jnp.linalg.det(system.enclosing_box(if_flat)[1]))
+        return (room / system.n) ** (1.0 / system.dim)
+    extent = jnp.max(jnp.ptp(system.positions, axis=0))
+    return jnp.where(extent > 0.0, extent / system.n ** (1.0 / system.dim), jnp.mean(system.diameters))
+
+
+def _or_infinite(stiffness: Scalar) -> Scalar:
+    return jnp.where(jnp.isfinite(stiffness) & (stiffness > 0.0), stiffness, jnp.inf)
 
 
 def why_not_traced(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,10 +15,18 @@ from jaxtyping import Array, Bool, Float
 from ..errors import InvalidInput
 from ..geometry import PairList, minimum_image
 from ..runtime.compiled import compile_once
-from ..runtime.noise import random_signs
 from ..runtime.tracing import as_array
 from ..system import System
-from .base import Potential, Scalar, is_parameter, shown
+from .base import (
+    Potential,
+    Scalar,
+    forces_of_pairs,
+    is_parameter,
+    shown,
+    spacing,
+    stiffness_along_signs,
+    stiffness_of_pairs,
+)
 
 
 class JaxMD(Potential):
@@ -42,17 +50,14 @@ class JaxMD(Potential):
     periodic cell in which particles interact with more than nearest images.
 
     jax-md evaluates such a function over all pairs (or triples) of particles: for hundreds of
-    particles, not for thousands. Its typical stiffness is measured where a relaxation begins, as `unit`.
+    particles, not for thousands. Its typical stiffness is measured where a relaxation begins.
     """
-
-    is_measured: ClassVar[bool] = True
 
     parameters: dict[str, Any]
     constants: _Constants = eqx.field(static=True)
     factory: Callable[..., Any] = eqx.field(static=True)
     from_system: Callable[[System], dict[str, Any]] | None = eqx.field(static=True)
     range: float = eqx.field(static=True)
-    unit: Scalar | None
 
     def __init__(
         self,
@@ -64,7 +69,6 @@ class JaxMD(Potential):
         self.factory = factory
         self.from_system = from_system
         self.range = range
-        self.unit = None
         if getattr(factory, "__name__", "").endswith("_neighbor_list"):
             raise InvalidInput(_NEEDS_A_LIST.format(name=factory.__name__))
         differentiable, constant = eqx.partition(parameters, is_parameter)
@@ -79,11 +83,6 @@ class JaxMD(Potential):
     def reach(self, system: System) -> Scalar:
         return jnp.asarray(self.range, system.positions.dtype)
 
-    def prepared_for(self, system: System) -> JaxMD:
-        unit = jax.lax.stop_gradient(_stiffness_at(*jax.lax.stop_gradient((self, system))))
-        ready = super().prepared_for(system)
-        return eqx.tree_at(lambda potential: potential.unit, ready, unit, is_leaf=lambda leaf: leaf is None)
-
     @property
     def is_verified(self) -> bool:
         return False
@@ -92,20 +91,13 @@ class JaxMD(Potential):
         shape = np.shape(self.get_parameter(name))
         return len(shape) == 2 and shape[0] == shape[1]
 
-    def typical_stiffness(self, system: System) -> Scalar:
-        return super().typical_stiffness(system) if self.unit is None else self.unit
+    def measured_stiffness(self, system: System, neighbors: PairList | None) -> Scalar:
+        apart = stiffness_of_pairs(self._in_open_space(system), system, self.length(system))
+        return jnp.minimum(stiffness_along_signs(self, system, None), apart)
 
     def length(self, system: System) -> Scalar:
         """The spacing of as many particles in the same room."""
-        if all(system.periodic):
-            return (system.volume / system.n) ** (1.0 / system.dim)
-        if system.lattice is not None:
-            k = len(system.lattice)
-            if_flat = (jnp.prod(jnp.linalg.norm(system.lattice, axis=1)) / system.n) ** (1.0 / k)
-            room = jnp.abs(jnp.linalg.det(system.enclosing_box(if_flat)[1]))
-            return (room / system.n) ** (1.0 / system.dim)
-        extent = jnp.max(jnp.ptp(system.positions, axis=0))
-        return jnp.where(extent > 0.0, extent / system.n ** (1.0 / system.dim), super().length(system))
+        return spacing(system)
 
     def energy(self, system: System, neighbors: PairList | None) -> Scalar:
         return self.energy_with(system, {} if self.from_system is None else self.from_system(system))
@@ -125,6 +117,11 @@ class JaxMD(Potential):
         found = function(system.positions)
         nan_carrier = jnp.where(_some_coincide(system), jnp.nan, 0.0) * jnp.sum(system.positions)
         return found + nan_carrier  # so that the forces are NaN, too
+
+    def _in_open_space(self, system: System) -> Callable[[Array], Scalar]:
+        """The energy of the particles elsewhere, without the cell."""
+        extra = {} if self.from_system is None else self.from_system(system)
+        return lambda x: self.energy_with(system.replace(positions=x, box=None), extra)
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
         if system.box is None or system.n < 2:
@@ -155,9 +152,6 @@ SMALLEST_FORCE = 1e-8
 
 NEAR = (1.0, 1.2, 1.5)
 """Distances of neighbors, in units of the typical spacing."""
-
-BONDED = (0.9, 1.0, 1.2)
-"""Those at which the stiffness of a pair is measured."""
 
 BEYOND = (1.001, 1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0)
 """Distances at which interactions are looked for, in units of half of the cell's smallest height."""
@@ -195,54 +189,12 @@ def _beyond_half_the_cell(potential: JaxMD, system: System) -> tuple[Scalar, Sca
     """Half of the smallest height, the largest forces of pairs far from all others, farther apart than that and as
     neighbors are, and whether these grow with the distance, as those of bonds do.
     """
-    half, length = 0.5 * jnp.min(system.heights), potential.length(system)
+    half, length, energy = 0.5 * jnp.min(system.heights), potential.length(system), potential._in_open_space(system)
     distances = jnp.concatenate([half * jnp.asarray(BEYOND, half.dtype), length * jnp.asarray(NEAR, half.dtype)])
-    found = jnp.abs(jax.lax.map(lambda r: _forces_of_pairs(potential, system, r), distances))
+    found = jnp.abs(jax.lax.map(lambda r: forces_of_pairs(energy, system, length, r), distances))
     of_each = jnp.max(found.reshape(len(found), -1), axis=1)
     beyond, near = of_each[: len(BEYOND)], of_each[len(BEYOND) :]
     return half, jnp.max(beyond), jnp.max(near), beyond[-1] > beyond[0]
-
-
-def _forces_of_pairs(potential: JaxMD, system: System, r: Scalar) -> Array:
-    """The forces along pairs at a distance r, far from all others: each particle with the one before and after it."""
-    n, extent = system.n, 30.0 * (r + potential.length(system))
-    extra = {} if potential.from_system is None else potential.from_system(system)
-
-    def energy(x: Array) -> Scalar:
-        return potential.energy_with(system.replace(positions=x, box=None), extra)
-
-    def of_pairing(shift: int) -> Array:
-        member = np.roll(np.arange(n), shift)
-        place = extent * (member // 2) + r * (member % 2)
-        return jax.grad(energy)(jnp.zeros((n, system.dim), place.dtype).at[:, 0].set(place))[:, 0]
-
-    return jnp.stack([of_pairing(0), of_pairing(1)])
-
-
-@compile_once
-def _stiffness_at(potential: JaxMD, system: System) -> Scalar:
-    """A typical second derivative: of pairs as far apart as neighbors are, or the change of the forces along a random
-    motion if that is less; 1 where there are no forces.
-
-    The second alone would be that of the closest pair, at a start where particles overlap.
-    """
-    signs = random_signs(system.positions.shape, system.positions.dtype)
-
-    def energy(x: Array) -> Scalar:
-        return potential.energy(system.replace(positions=x), None)
-
-    change = jax.jvp(jax.grad(energy), (system.positions,), (signs,))[1]
-    found = jnp.sqrt(jnp.mean(change**2))
-    found = jnp.where(jnp.isfinite(found) & (found > 0.0), found, jnp.inf)
-
-    def slope(r: Scalar) -> Scalar:
-        along = jax.jvp(lambda r: _forces_of_pairs(potential, system, r), (r,), (jnp.ones_like(r),))[1]
-        return jnp.max(jnp.abs(along))
-
-    of_pairs = jnp.max(jax.lax.map(slope, potential.length(system) * jnp.asarray(BONDED, signs.dtype)))
-    of_pairs = jnp.where(jnp.isfinite(of_pairs) & (of_pairs > 0.0), of_pairs, jnp.inf)
-    typical = jnp.minimum(found, of_pairs)
-    return jnp.where(jnp.isfinite(typical), typical, 1.0)
 
 
 def _far_away(system: System) -> Float[Array, " d"]:

@@ -91,7 +91,7 @@ def relax_ensemble(
         here = _with_tolerances(relax, here, surveys)
         outcomes = _Ensemble(relax, here, surveys, at_once, list(devices or jax.devices()[:1])).to_minima()
         if relax.throw:
-            _check_derivatives(here, outcomes)
+            _check_derivatives(here, outcomes, relax.one_sided)
     # only what decides how equilibria are differentiated may choose the program
     rules = dataclasses.replace(relax, minimizer=FIRE(), newton=None, neighbors=None, progress=None, tolerance=None)
     members = dataclasses.replace(members, tolerance=here.tolerance)
@@ -106,13 +106,14 @@ def _surveys(relax: Relaxation, members: _Members) -> list[Survey]:
     return [validation.surveyed(*members.member(k), relax.skin) for k in range(members.size)]
 
 
-def _check_derivatives(members: _Members, outcomes: Outcome) -> None:
-    """At the first member that is at rest; **raises** `InvalidInput` for a potential whose parts disagree."""
+def _check_derivatives(members: _Members, outcomes: Outcome, one_sided: bool) -> None:
+    """At the first member that is at rest; **raises** what `validation.check_derivatives` does."""
     at_rest = np.flatnonzero(np.asarray(outcomes.max_force) <= np.asarray(members.tolerance))
     if at_rest.size:
         potential, system = members.member(int(at_rest[0]))
         positions, neighbors = jax.tree.map(lambda leaf: leaf[at_rest[0]], (outcomes.positions, outcomes.neighbors))
-        validation.check_derivatives(Configuration(potential, system.replace(positions=positions), neighbors))
+        here = Configuration(potential, system.replace(positions=positions), neighbors)
+        validation.check_derivatives(here, one_sided)
 
 
 def _with_tolerances(relax: Relaxation, members: _Members, surveys: list[Survey]) -> _Members:

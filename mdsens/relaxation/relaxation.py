@@ -91,8 +91,8 @@ class Relaxation:
       None.
     - `neighbors`: `AllPairs()` or `NeighborList()`; chosen by size if None.
     - `escape` (bool): whether to leave a saddle along its lowest curvature and go on; `Equilibrium.escapes` counts.
-    - `one_sided` (bool): whether to differentiate also where two particles are within rounding of touching, as if
-      that stayed as it is.
+    - `one_sided` (bool): whether to differentiate also where two particles are within rounding of touching, or where
+      the second derivative of an energy of your own jumps, as if that stayed as it is.
     - `throw` (bool): whether to raise where there is no minimum to return, or no derivative. Where nothing can be
       raised (`jit`, `vmap`), positions and energy, or the derivative, are then NaN, and `converged` or `minimum` is
       False. With `throw=False` everything is returned as it is, with its flags.
@@ -302,7 +302,7 @@ class Relaxation:
         """**Raises** `InvalidInput` for a potential whose parts disagree, which might look like a saddle."""
         at_rest = Configuration(potential, system.replace(positions=outcome.positions), outcome.neighbors)
         if float(outcome.max_force) <= self.force_limit:
-            validation.check_derivatives(at_rest)
+            validation.check_derivatives(at_rest, self.one_sided)
 
     def _check_cell(self, cell: Cell, start: System, allowed: Float[Array, ""]) -> None:
         if bool(cell.unbounded):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import InvalidInput, Status
 from ..geometry import is_lattice
 from ..landscape.configuration import Configuration
-from ..landscape.consistency import inconsistent_parts, single_precision
+from ..landscape.consistency import faulty_derivatives, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
 from ..neighbors import NeighborList, Neighbors, allocate
@@ -58,7 +58,11 @@ def check_force_scale(potential: Potential, force_scale: float) -> None:
 
 def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> None:
     """**Raises** `InvalidInput` for a tolerance that is no small force for a potential whose stiffness is known."""
-    known = all(type(part).typical_stiffness is not Potential.typical_stiffness for part in potential.parts())
+    known = all(
+        getattr(type(part), name) is not getattr(Potential, name)
+        for part in potential.parts()
+        for name in (("measured_stiffness",) if part.is_measured else ("typical_stiffness",))
+    )
     if known and tolerance > LARGEST_TOLERANCE * force_scale:
         raise InvalidInput(
             f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
@@ -188,17 +192,20 @@ def check_images(potential: Potential, system: System, start: System) -> None:
         )
 
 
-def check_derivatives(here: Configuration) -> None:
+def check_derivatives(here: Configuration, one_sided: bool = False) -> None:
     """**Raises** `InvalidInput` for a potential of somebody else's whose forces or second derivatives are not those of
-    its energy, or whose energy contains tables in single precision.
+    its energy, or whose energy contains tables in single precision; `NotDifferentiable`, unless `one_sided`, for one
+    whose second derivatives jump here.
     """
     if here.potential.is_verified:
         return
     name = type(here.potential).__name__
     if what := single_precision(here):
         raise Status.SINGLE_PRECISION.raised(potential=name, what=what)
-    if facts := inconsistent_parts(here):
-        raise Status.INCONSISTENT.raised(potential=name, **facts)
+    if fault := faulty_derivatives(here):
+        status, facts = fault
+        if not (one_sided and status is Status.JUMPS_AT_REST):
+            raise status.raised(potential=name, **facts)
 
 
 @compile_once

@@ -1,5 +1,6 @@
 """Potentials of somebody else's whose parts disagree are refused; those whose parts agree are not."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +132,7 @@ def test_an_ensemble_looks_at_its_potential_too():
 def test_potentials_of_mdsens_are_not_probed(compilations):
     with compilations:
         mdsens.Relaxation()(mdsens.SoftSphere(), jammed(n=32).system)
-    assert "_unexplained" not in compilations.functions
+    assert "_probe" not in compilations.functions
 
 
 def test_a_cell_at_constant_pressure_looks_at_its_potential_too():
@@ -145,3 +146,89 @@ def test_those_of_jax_md_in_double_precision_are_accepted():
     lattice = np.stack(np.meshgrid(*[np.arange(4.0)] * 2), -1).reshape(-1, 2)
     system = mdsens.System(lattice + 0.1 * np.random.default_rng(0).normal(size=lattice.shape), None, 1.0)
     assert mdsens.Relaxation()(mdsens.JaxMD(energy.lennard_jones_pair), system).converged
+
+
+class TwoSided(mdsens.PairPotential):
+    """½ k (r - σ)², k = 1 within σ and 1 + jump beyond."""
+
+    jump: float
+
+    def pair_energy(self, r, sigma):
+        stiffness = jnp.where(r < sigma, 1.0, 1.0 + self.jump)
+        return 0.5 * stiffness * (r - sigma) ** 2 * smooth_switch(r, 2.0 * sigma, 3.0 * sigma)
+
+    def cutoff(self, sigma):
+        return 3.0 * sigma
+
+
+class TwoSidedTrap(mdsens.Potential):
+    """½ k |x - center|², k = 1 on one side of the center and 1 + jump on the other; no sum over pairs."""
+
+    jump: float
+
+    def energy(self, system, neighbors):
+        x = system.positions - jnp.array([0.3, 0.1])
+        return 0.5 * jnp.sum(jnp.where(x < 0.0, 1.0, 1.0 + self.jump) * x**2)
+
+
+PAIR = mdsens.System([[0.0, 0.0], [1.1, 0.0]])
+
+
+@pytest.mark.parametrize("potential", [TwoSided, TwoSidedTrap])
+@pytest.mark.parametrize("jump", [0.1, -1e-3, 1e-5])
+def test_a_stiffness_that_jumps_at_rest_is_refused(potential, jump):
+    with pytest.raises(mdsens.NotDifferentiable, match=f"the stiffness of {potential.__name__} jumps where") as caught:
+        mdsens.Relaxation()(potential(jump), PAIR)
+    assert caught.value.status is mdsens.errors.Status.JUMPS_AT_REST
+    for passes in ({"one_sided": True}, {"throw": False}):
+        assert mdsens.Relaxation(**passes)(potential(jump), PAIR).converged
+
+
+@pytest.mark.parametrize("jump", [0.1, 1e-5])
+def test_beside_a_jump_the_response_is_that_of_its_side(jump):
+    """Under a load f the bond is f/k longer, k = 1 + jump beyond its length."""
+
+    def length(force):
+        pull = mdsens.Load(force * jnp.array([[-1.0, 0.0], [1.0, 0.0]]))
+        return mdsens.Relaxation()(TwoSided(jump) + pull, PAIR).positions
+
+    response = jax.jacfwd(length)(0.05)
+    assert float(response[1, 0] - response[0, 0]) == pytest.approx(1.0 / (1.0 + jump), rel=1e-8)
+
+
+@pytest.mark.parametrize("gap", [3e-9, -3e-9, 1e-7])
+def test_a_contact_that_is_about_to_open_is_not_taken_for_a_jump(gap):
+    """One disk between two that are fixed, a third nearly or hardly touching: it follows one of the two by ½."""
+    beside = np.array([0.95, 0.0]) + (1.0 + gap) * np.array([0.6, 0.8])
+    x = np.array([[0.0, 0.0], [0.95, 0.0], [1.9, 0.0], beside])
+    system = mdsens.System(x, fixed=np.array([[True, True], [False, True], [True, True], [True, True]]))
+
+    def moved(end):
+        places = system.replace(positions=system.positions.at[2, 0].add(end))
+        return mdsens.Relaxation()(Scaled(1.0), places).positions[1, 0]
+
+    expected = 0.5 if gap > 0.0 else 1.0 / (2.0 + 0.36)
+    assert float(jax.grad(moved)(0.0)) == pytest.approx(expected, rel=1e-6)
+
+
+class Narrowed(mdsens.PairPotential):
+    """A harmonic bond whose energy is looked up at a knot, rounded to single precision, and masks that are exact."""
+
+    single: bool = eqx.field(static=True)
+
+    def pair_energy(self, r, sigma):
+        knot = jax.lax.stop_gradient(r)
+        knot = knot.astype(jnp.float32).astype(r.dtype) if self.single else knot
+        near, unit = (r < 2.0 * sigma).astype(jnp.float32), jnp.asarray(1.0, jnp.float64).astype(jnp.float32)
+        whole = 0.5 * (r - sigma) ** 2 * near * unit
+        return (whole + 0.0 * knot) * smooth_switch(r, 2.0 * sigma, 3.0 * sigma)
+
+    def cutoff(self, sigma):
+        return 3.0 * sigma
+
+
+def test_a_conversion_to_single_precision_is_refused():
+    with pytest.raises(mdsens.InvalidInput, match=r"contains a conversion of an array .* in single precision"):
+        mdsens.Relaxation()(Narrowed(True), PAIR)
+    rest = mdsens.Relaxation()(Narrowed(False), PAIR)
+    assert float(jnp.linalg.norm(rest.positions[1] - rest.positions[0])) == pytest.approx(1.0, abs=1e-9)

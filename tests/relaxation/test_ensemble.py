@@ -131,8 +131,8 @@ def test_the_stiffness_of_an_energy_of_jax_md_is_measured_on_each_member():
     together = mdsens.relax_ensemble(relax, potential, systems)
     for k, member in enumerate(systems):
         alone = relax(potential, member)
-        assert float(together.potential.unit[k]) == pytest.approx(float(alone.potential.unit), rel=1e-9)
+        assert float(together.potential.measured[k]) == pytest.approx(float(alone.potential.measured), rel=1e-9)
         assert float(together.tolerance[k]) == float(alone.tolerance)
-    assert float(together.potential.unit[0]) != pytest.approx(float(together.potential.unit[1]), rel=1e-3)
+    assert float(together.potential.measured[0]) != pytest.approx(float(together.potential.measured[1]), rel=1e-3)
     by_parameter = jax.grad(lambda p: mdsens.relax_ensemble(relax, p, systems).energy.sum())(potential)
     assert float(by_parameter.parameters["epsilon"]) == pytest.approx(float(together.energy.sum()), rel=1e-8)
