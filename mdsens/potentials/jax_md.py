@@ -17,16 +17,8 @@ from ..geometry import PairList, minimum_image
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array
 from ..system import System
-from .base import (
-    Potential,
-    Scalar,
-    forces_of_pairs,
-    is_parameter,
-    shown,
-    spacing,
-    stiffness_along_signs,
-    stiffness_of_pairs,
-)
+from .base import Potential, Scalar, is_parameter, shown
+from .stiffness import forces_of_pairs, spacing, stiffness_along_signs, stiffness_of_pairs
 
 
 class JaxMD(Potential):
