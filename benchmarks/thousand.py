@@ -93,8 +93,17 @@ def losses(x, weights):
     return jnp.stack([jnp.sum(sums * x), x[0, 0], jnp.sum(jnp.sin(x @ waves))])
 
 
-def reference_of(rest):
-    x, D, box = (None if a is None else np.asarray(a) for a in (rest.positions, rest.system.diameters, rest.system.box))
+def in_units(potential, system, length, energy):
+    """The same potential and system where the unit of length is `length`, and that of energy `energy`."""
+    box = None if system.box is None else length * system.box
+    scaled = system.replace(positions=length * system.positions, box=box, diameters=length * system.diameters)
+    return potential.with_parameter("epsilon", energy * potential.epsilon), scaled
+
+
+def reference_of(rest, length=1.0):
+    """The same configuration in NumPy, where the unit of length is 1."""
+    of_system = (rest.positions, rest.system.diameters, rest.system.box)
+    x, D, box = (None if a is None else np.asarray(a) / length for a in of_system)
     if isinstance(rest.potential, mdsens.LennardJones):
         return LennardJonesSpheres(x, box, D)
     return SoftSpheres(x, box, D, alpha=float(rest.potential.alpha))
@@ -138,12 +147,16 @@ def aligned(end, start):
     return x
 
 
-def examine(k, recipes=True, solvers=SOLVERS):
-    """The verdicts on one packing: {(solver, mode): "right" | "refused: …" | "wrong: …"}, and what is known of it."""
-    potential, system, facts = case(k)
-    verdicts = {}
+def examine(k, recipes=True, solvers=SOLVERS, units=(1.0, 1.0)):
+    """The verdicts on one packing: {(solver, mode): "right" | "refused: …" | "wrong: …"}, and what is known of it.
+
+    `units` are those of length and energy in which mdsens is given the packing; all numbers here are without units.
+    """
+    (potential, system, facts), (length, energy) = case(k), units
+    potential, system = in_units(potential, system, length, energy)
+    tolerance, verdicts = 1e-12 * energy / length, {}
     try:
-        rest = mdsens.Relaxation(tolerance=1e-12)(potential, system)
+        rest = mdsens.Relaxation(tolerance=tolerance)(potential, system)
     except mdsens.MdsensError as error:
         return facts | {
             "verdicts": {
@@ -152,8 +165,8 @@ def examine(k, recipes=True, solvers=SOLVERS):
         }
     weights = weights_of(rest.system.n, rest.system.dim, k)
     direction = np.random.default_rng([7, k]).normal(size=rest.system.n)
-    backbone = reference_of(rest).backbone()
-    slopes = np.asarray(jax.jacrev(losses)(rest.positions, weights)).reshape(3, -1)
+    backbone = reference_of(rest, length).backbone()
+    slopes = np.asarray(jax.jacrev(losses)(rest.positions / length, weights)).reshape(3, -1)
     rigid = len(backbone.r) > 0
     inverse = backbone.inverse()
     expected = -(slopes @ (inverse @ backbone.gradient_by_diameter()))
@@ -162,21 +175,21 @@ def examine(k, recipes=True, solvers=SOLVERS):
     if rigid:
         facts["confirmed"] = confirmed(backbone, weights, direction, expected @ direction, scale)
     for name, solver in solvers.items():
-        relax = mdsens.Relaxation(tolerance=1e-12, linear_solver=solver)
+        relax, diameters = mdsens.Relaxation(tolerance=tolerance, linear_solver=solver), rest.system.diameters / length
 
         def at(D, relax=relax):
-            return losses(relax(potential, rest.system.replace(diameters=D)).positions, weights)
+            return losses(relax(potential, rest.system.replace(diameters=length * D)).positions / length, weights)
 
         for mode in ("forward", "reverse"):
             try:
                 if mode == "forward":
                     value, wanted = (
-                        jax.jvp(at, (rest.system.diameters,), (jnp.asarray(direction),))[1],
+                        jax.jvp(at, (diameters,), (jnp.asarray(direction),))[1],
                         expected @ direction,
                     )
                     size = scale * np.linalg.norm(direction)
                 else:
-                    value, wanted = jax.jacrev(at)(rest.system.diameters), expected
+                    value, wanted = jax.jacrev(at)(diameters), expected
                     size = scale
                 verdicts[f"{name} {mode}"] = judge(np.asarray(value), wanted, size)
             except mdsens.MdsensError as error:

@@ -69,6 +69,12 @@ class Status(enum.IntEnum):
     DERIVATIVE_NOT_FINITE = 19
     CELL_UNBOUNDED = 20
     JUMPS_AT_REST = 21
+    JUMPS_AT_CUTOFF = 22
+    REACH_TOO_SHORT = 23
+    IMAGES_MISSED = 24
+    TOLERANCE_TOO_LARGE = 25
+    TOLERANCE_BELOW_ROUNDING = 26
+    FILE_NOT_READ = 27
 
     @property
     def error(self) -> type[MdsensError]:
@@ -199,6 +205,35 @@ _TABLE: dict[Status, tuple[type[MdsensError], str]] = {
         "derivatives of it may be noise. Make it in double precision (the splines of jax_md.interpolate have knots in "
         "single precision: give the function itself, or a spline of your own in jnp.float64)",
     ),
+    Status.JUMPS_AT_CUTOFF: (
+        InvalidInput,
+        "the energy or the force of a pair of {potential} jumps at its cutoff: no particles come to rest there, and "
+        "derivatives would be wrong. Multiply pair_energy by mdsens.potentials.smooth_switch(r, onset, cutoff), or "
+        "move the cutoff to where both have vanished",
+    ),
+    Status.REACH_TOO_SHORT: (
+        InvalidInput,
+        "{potential} says that nothing interacts beyond {reach:.4g} (reach), and with pairs up to {factor:g} times "
+        "as far its energy is {far:.6g} instead of {near:.6g}: let reach return the distance at which its energy ends, "
+        "or end it there",
+    ),
+    Status.IMAGES_MISSED: (
+        InvalidInput,
+        "two particles still interact at {distance:.4g}, half of the cell's smallest height, and jax-md's energies "
+        "meet only the nearest image of each particle: repeat the cell (system.repeat(2)), give the energy a cutoff, "
+        "or, if it names its pairs as bonds do, say how long these are (range=…)",
+    ),
+    Status.TOLERANCE_TOO_LARGE: (
+        InvalidInput,
+        "the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
+        "units of this potential. Leave the tolerance out, or give one far below that",
+    ),
+    Status.TOLERANCE_BELOW_ROUNDING: (
+        InvalidInput,
+        "the tolerance {tolerance:.3g} cannot be reached in {dtype}: rounding the positions alone changes the forces "
+        "by {floor:.1g}; {cure}",
+    ),
+    Status.FILE_NOT_READ: (InvalidInput, "{path} cannot be read: {reason}"),
     Status.CONDITION_NOT_MET: (
         NotConverged,
         "the largest component of the condition at what the solver has found is {value:.3g}, not below the tolerance "

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Status
 from ..runtime.files import replacing
 from ..system import System
 from .ase import Diameters, ase_format, column_of_sizes, from_ase, name_by_ending
@@ -95,7 +95,7 @@ def read(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if type(error).__name__ == "UnknownFileTypeError":
             reason = "neither its name nor its content shows a format that ASE reads; name it (format='vasp', …)"
-        raise InvalidInput(f"{path} cannot be read: {reason}") from error
+        raise Status.FILE_NOT_READ.raised(path=path, reason=reason) from error
     try:
         system = from_ase(atoms, diameters, dim)
         if diameters is not None and column_of_sizes(atoms):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Status
 from ..runtime.files import replacing
 from ..system import System
 from .ase import Diameters, from_ase
@@ -82,7 +82,7 @@ def read_topology(
             rest_angle = np.deg2rad(rest_angle)
         system = from_ase(atoms, None if "diameters" in atoms.arrays else diameters, dim)
     except (InvalidInput, ValueError, KeyError, IndexError) as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
+        raise Status.FILE_NOT_READ.raised(path=path, reason=error) from error
     of_angles = angles, angle_types
     return system, Topology(bonds, bond_types, *of_angles, stiffness, rest_length, angle_stiffness, rest_angle)
 

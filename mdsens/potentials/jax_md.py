@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Status
 from ..geometry import PairList, minimum_image
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array
@@ -123,11 +123,7 @@ class JaxMD(Potential):
         if math.isfinite(self.range):  # believed where forces grow, as those of bonds, or are no numbers far away
             reaches = beyond > SMALLEST_FORCE * near and not grows
         if reaches:
-            raise InvalidInput(
-                f"two particles still interact at {half:.4g}, half of the cell's smallest height, and jax-md's "
-                "energies meet only the nearest image of each particle: repeat the cell (system.repeat(2)), give the "
-                "energy a cutoff, or, if it names its pairs as bonds do, say how long these are (range=…)"
-            )
+            raise Status.IMAGES_MISSED.raised(distance=half)
 
     def parameter_names(self) -> list[str]:
         return [name for name, value in self.parameters.items() if is_parameter(value)]

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from ..errors import InvalidInput, Status
+from ..errors import InvalidInput, MdsensError, Status
 from ..geometry import is_lattice
 from ..landscape.configuration import Configuration
 from ..landscape.consistency import faulty_derivatives, single_precision
@@ -64,10 +64,7 @@ def check_tolerance(potential: Potential, tolerance: Any, force_scale: Any) -> N
         for name in (("measured_stiffness",) if part.is_measured else ("typical_stiffness",))
     )
     if known and tolerance > LARGEST_TOLERANCE * force_scale:
-        raise InvalidInput(
-            f"the tolerance {tolerance:.3g} is no small force here: stiffness times length is {force_scale:.3g} in the "
-            "units of this potential. Leave the tolerance out, or give one far below that"
-        )
+        raise Status.TOLERANCE_TOO_LARGE.raised(tolerance=tolerance, force_scale=force_scale)
 
 
 def check_tension(potential: Potential, pressure: float) -> None:
@@ -145,11 +142,7 @@ def check_surveyed(potential: Potential, system: System, surveyed: Survey) -> No
         )
     potential.check_for(system, np.asarray(surveyed.own_cutoffs))
     if bool(surveyed.jumps):
-        raise InvalidInput(
-            f"the energy or the force of a pair of {type(potential).__name__} jumps at its cutoff: no particles come "
-            "to rest there, and derivatives would be wrong. Multiply pair_energy by mdsens.potentials.smooth_switch(r, "
-            "onset, cutoff), or move the cutoff to where both have vanished"
-        )
+        raise Status.JUMPS_AT_CUTOFF.raised(potential=type(potential).__name__)
 
 
 def check_reach(potential: Potential, system: System) -> None:
@@ -162,10 +155,12 @@ def check_reach(potential: Potential, system: System) -> None:
         lists = NeighborList(), NeighborList(skin=as_array(WIDE_SKIN, float))
         near, far = (float(_energy(part, system, allocate(each, part, system))) for each in lists)
         if not abs(far - near) <= MISSED_ENERGY * (abs(near) + abs(far)):
-            raise InvalidInput(
-                f"{type(part).__name__} says that nothing interacts beyond {float(part.reach(system)):.4g} (reach), "
-                f"and with pairs up to {1.0 + WIDE_SKIN:g} times as far its energy is {far:.6g} instead of {near:.6g}: "
-                "let reach return the distance at which its energy ends, or end it there"
+            raise Status.REACH_TOO_SHORT.raised(
+                potential=type(part).__name__,
+                reach=float(part.reach(system)),
+                factor=1.0 + WIDE_SKIN,
+                far=far,
+                near=near,
             )
 
 
@@ -232,7 +227,7 @@ FORCE_NEAR_ROUNDING = 30.0
 """Forces below this multiple of the force that rounding makes cannot fall much further."""
 
 
-def beyond_precision(tolerance: float, max_force: float, here: Configuration) -> InvalidInput | None:
+def beyond_precision(tolerance: float, max_force: float, here: Configuration) -> MdsensError | None:
     """The error to raise where rounding alone keeps the forces above the tolerance; None where it does not."""
     floor = float(_rounding_force(here))
     if tolerance < floor and max_force < FORCE_NEAR_ROUNDING * floor:
@@ -242,10 +237,7 @@ def beyond_precision(tolerance: float, max_force: float, here: Configuration) ->
             cure += " (or is there a force that jumps, as at a cutoff without a smooth switch?)"
         if dtype == jnp.float32:
             cure += ", or work in double precision (jax.config.update('jax_enable_x64', True); --precision double)"
-        return InvalidInput(
-            f"the tolerance {tolerance:.3g} cannot be reached in {dtype}: rounding the positions alone changes "
-            f"the forces by {floor:.1g}; {cure}"
-        )
+        return Status.TOLERANCE_BELOW_ROUNDING.raised(tolerance=tolerance, dtype=dtype, floor=floor, cure=cure)
     return None
 
 
