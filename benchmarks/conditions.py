@@ -9,7 +9,7 @@ linear solver, by all diameters, by the positions of what is fixed, and by the r
 right within 1e-6 of a pseudo-inverse of a Hessian that is written here in NumPy, on the degrees of freedom that relax.
 Everything else is a refusal, by its exception, or wrong.
 
-Writes conditions.json and conditions.md.
+Writes conditions.json and conditions.md after every system.
 """
 
 import argparse
@@ -225,12 +225,12 @@ def main():
             results.append(result)
             wrong = [f"{name} {v}" for name, v in result["verdicts"].items() if v.startswith("wrong")]
             print(f"{len(results)}/{options.count}", result["k"], result["kind"], wrong or "", flush=True)
-    results.sort(key=lambda r: r["k"])
-    text = table(results)
-    print(text)
-    print(f"{time.monotonic() - started:.0f} s")
-    if options.output:
-        report.write(options.output, "conditions", results, f"# Fixed, bonded, walled and loaded systems\n\n{text}")
+            results.sort(key=lambda r: r["k"])
+            if options.output:
+                about = f"{len(results)} systems, JAX {jax.__version__}, {time.monotonic() - started:.0f} s."
+                text = f"# Fixed, bonded, walled and loaded systems\n\n{table(results)}\n{about}\n"
+                report.write(options.output, "conditions", results, text)
+    print(table(results))
     sys.exit(any(v.startswith("wrong") for r in results for v in r["verdicts"].values()))
 
 
