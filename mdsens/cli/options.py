@@ -159,10 +159,6 @@ class PackingOptions:
     def configure(self) -> None:
         configure(self.device)
 
-    def read(self, path: Path) -> System:
-        system = mdsens.read(path, **self._reading())
-        return self._with_fixed(self._repeated(system))
-
     def load(self, path: Path) -> tuple[Potential, System]:
         """The potential, with the bonds and angles of the file, and the system."""
         from ..potentials.topology import read_with_bonds

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ..errors import Status
 from ..potentials import Potential
+from ..potentials.terms import Pairs
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array
 from ..system import System
@@ -95,13 +96,15 @@ def _jumps(here: Configuration, u: Float[Array, "n d"]) -> Float[Array, " n"]:
     step = jnp.maximum(eps**0.5 * here.length, 1e3 * eps * jnp.max(jnp.abs(x)))
     step = jnp.maximum(step, jnp.where(jnp.isfinite(left_open), left_open, 0.0))
 
+    at_rest = [part.pair_terms(here.system, here.neighbors) for part in parts]
+
     def change(place: Float[Array, ""]) -> Float[Array, "n d"]:
         system = here.system.replace(positions=x + place * step * u)
-        changes = [change_of_part(part, system) for part in parts]
+        changes = [change_of_part(*each, system) for each in zip(parts, at_rest, strict=True)]
         return here.system.relaxing(sum(changes[1:], changes[0]))
 
-    def change_of_part(part: Potential, system: System) -> Float[Array, "n d"]:
-        pairs, now = (part.pair_terms(each, here.neighbors) for each in (system, here.system))
+    def change_of_part(part: Potential, now: Pairs | None, system: System) -> Float[Array, "n d"]:
+        pairs = part.pair_terms(system, here.neighbors)
         if pairs is None or now is None:
             return GeneralHessian(part, system, here.neighbors).product(u)
         inside = jnp.abs(now.gap) > 2.0 * d**0.5 * FARTHER * step

@@ -93,9 +93,11 @@ def topology_of(potential: Potential) -> Topology | None:
         raise InvalidInput(f"{', '.join(others)} are not harmonic: LAMMPS data hold no such terms")
     if not parts:
         return None
-    bonds, angles = (_rows([part for part in parts if type(part) is kind], kind) for kind in (Bonds, Angles))
-    of_one_type = (np.zeros(len(groups), int) for groups, _, _ in (bonds, angles))
-    return Topology(bonds[0], next(of_one_type), angles[0], next(of_one_type), *bonds[1:], *angles[1:])
+    (pairs, *of_bonds), (triples, *of_angles) = (
+        _rows([part for part in parts if type(part) is kind], kind) for kind in (Bonds, Angles)
+    )
+    bond_types, angle_types = np.zeros(len(pairs), int), np.zeros(len(triples), int)
+    return Topology(pairs, bond_types, triples, angle_types, *of_bonds, *of_angles)
 
 
 def _rows(parts: Sequence[Bonds | Angles], kind: type[Bonds] | type[Angles]) -> tuple[np.ndarray, Any, Any]:
