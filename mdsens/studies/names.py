@@ -35,9 +35,14 @@ def faults_of_name(name: str, offered: Iterable[str], what: str) -> list[str]:
     return [f"there is no {what} {name!r}{did_you_mean(name, offered)}; there are {shown}{more}"]
 
 
+def nearest(name: str, offered: Iterable[str]) -> str | None:
+    """The name that is spelled most like another one, if any is."""
+    return next(iter(difflib.get_close_matches(name, list(offered), 1)), None)
+
+
 def did_you_mean(name: str, offered: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(offered), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    near = nearest(name, offered)
+    return f" (did you mean {near}?)" if near else ""
 
 
 def is_of_bonds(name: str) -> bool:

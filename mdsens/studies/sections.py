@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -232,10 +232,14 @@ Varied = Annotated[
 ]
 
 
+Method = Literal["grid", "random", "sobol"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
 class SweepSection(Section):
     """The parameters that vary: every combination of their values, or samples."""
 
-    method: Literal["grid", "random", "sobol"] = "grid"
+    method: Method = "grid"
     samples: Annotated[StrictInt, Field(ge=1, le=MOST_TASKS)] | None = None
     seed: Seed = 0
     parameters: dict[str, Varied] = {}

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from ..errors import InvalidInput
 from .kinds import KINDS
-from .names import did_you_mean
-from .sections import Study
+from .names import BONDS_ALONE, did_you_mean, nearest
+from .sections import METHODS, Study, pair_potentials
 
 LARGEST_FILE = 1_000_000
 """Bytes of a study file."""
@@ -49,10 +49,10 @@ def read_study(path: Path) -> Study:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number that is too large
         raise InvalidInput(f"{path} is no TOML: {error}") from error
-    kind = content.get("kind")
-    model = KINDS[kind].study if isinstance(kind, str) and kind in KINDS else Study
     faults: list[str] = []
     for _ in range(MOST_ROUNDS):
+        kind = content.get("kind")
+        model = KINDS[kind].study if isinstance(kind, str) and kind in KINDS else Study
         try:
             study = model.model_validate(content, context={"kinds": list(KINDS)})
         except ValidationError as error:
@@ -71,13 +71,27 @@ def read_study(path: Path) -> Study:
 def _repair(content: dict[str, Any], error: ValidationError) -> bool:
     """Puts something right in place of what is wrong, so that faults behind it are found, too.
 
-    **Returns** whether that can be done: not where a potential or a kind is unknown, since what else is right depends
-    on it, nor where nothing is left to repair.
+    A potential, a kind of study or a method that is unknown is taken for the one with the most similar name.
+
+    **Returns** whether that can be done: not where no name is similar, since what else is right depends on these, nor
+    where nothing is left to repair.
     """
     repaired = False
+    names: dict[tuple[Any, ...], Any] = {
+        ("potential", "name"): [*pair_potentials(), BONDS_ALONE],
+        ("kind",): KINDS,
+        ("sweep", "method"): METHODS,
+    }
     for fault in error.errors():
-        place = [part for part in fault["loc"] if part not in ("range", "values") and not _is_type(part)]
-        if place[:2] in (["potential", "name"], ["sweep", "method"], ["sweep", "samples"]) or place[:1] == ["kind"]:
+        place: list[Any] = [part for part in fault["loc"] if part not in ("range", "values") and not _is_type(part)]
+        if offered := names.get(tuple(place)):
+            table = content if len(place) == 1 else content[place[0]]
+            near = nearest(str(table[place[-1]]), offered)
+            if near is None:
+                return False
+            repaired, table[place[-1]] = True, near
+            continue
+        if place[:2] == ["sweep", "samples"]:
             return False
         if place[:2] == ["sweep", "parameters"] and len(place) > 2:
             name = str(place[2])

@@ -159,3 +159,17 @@ def test_faults_that_hide_behind_others_are_told_with_them(tmp_path):
     for said in ("seeds", "negative", "3 is not below 2", "'beta'", "'gamma'"):
         assert any(said in fault for fault in found), (said, found)
     assert len(found) == 5, found
+
+
+def test_faults_behind_a_misspelled_name_are_told_with_it(tmp_path):
+    """What else is right depends on the potential, the kind and the method; the most similar names stand for them."""
+    text = (
+        "kind = 'respons'\n[potential]\nname = 'lenard-jones'\nalpha = 2.5\n[sweep]\nmethod = 'sobl'\n"
+        "[sweep.parameters]\nepsilon = {low = 2, high = 3}\n[compute]\nresponse = ['gamma']\n"
+    )
+    found = faults(text, tmp_path)[1:]
+    for said in ("did you mean response", "did you mean lennard-jones", "no parameter of lennard-jones 'alpha'",
+                 "'grid', 'random' or 'sobol'", "number of samples", "'gamma'"):  # fmt: skip
+        assert any(said in fault for fault in found), (said, found)
+    assert len(found) == 6, found
+    assert len(faults("[potential]\nname = 'xyz'\nalpha = 2.5\nbeta = 2", tmp_path)) == 2  # nothing is similar
