@@ -4,16 +4,20 @@ import os
 import sys
 
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-if "MDSENS_OPTIMIZED" not in os.environ and importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
-    # three quarters of the time go into compiling: so it takes two thirds of it; with -O0, too, a derivative was NaN
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
+QUICKLY = "MDSENS_OPTIMIZED" not in os.environ
+if QUICKLY:  # three quarters of the time go into compiling: so it takes a third of it, in started commands, too
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLD_EMITTERS}"
 
 import jax
 import pytest
 
 from mdsens.runtime.compiled import release_when_full
 
+MOST_OPTIMIZATIONS_OFF = "jax_disable_most_optimizations"
 jax.config.update("jax_enable_x64", True)
+jax.config.update(MOST_OPTIMIZATIONS_OFF, QUICKLY)  # a plugin may have imported JAX before
 gc.set_threshold(100_000, 50, 50)  # tracing makes so many objects that looking for cycles took a seventh of the time
 
 
@@ -24,6 +28,19 @@ def _release_what_a_test_leaves():
     release_when_full()
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(autouse=True)
+def _optimize(request):
+    """Compile as everybody's programs are where a test is marked `optimized`."""
+    if not QUICKLY or request.node.get_closest_marker("optimized") is None:
+        yield
+        return
+    jax.config.update(MOST_OPTIMIZATIONS_OFF, False)
+    os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS")
+    yield
+    jax.config.update(MOST_OPTIMIZATIONS_OFF, True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 class Compilations:

@@ -151,6 +151,7 @@ def test_a_bead_on_a_soft_wall_under_gravity():
     assert by_bead["name"] is None
 
 
+@pytest.mark.optimized  # XLA's older emitters without optimizations have given NaN in BiCGSTAB
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 @pytest.mark.parametrize(
     "solver", [None, lx.LU(), lx.QR(), lx.SVD(), linear_solvers.gmres(), linear_solvers.bicgstab()], ids=str

@@ -23,7 +23,7 @@ def test_a_missing_gpu_is_reported_at_once(study, tmp_path):
 
 
 def test_every_device_gets_work(study, tmp_path):
-    devices = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    devices = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"}
     in_a_process("run", study, "-o", tmp_path / "out", "--workers", "3", env=devices)
     used = {result.origin["device"] for _, result in Store(tmp_path / "out").results(arrays=False)}
     assert {name.split()[-1] for name in used} == {"0", "1", "2"}
