@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,34 @@ def jacobians_under_jit(function):
         return columns, rows.reshape(y.size, x.size)
 
     return jacobians
+
+
+def built(finder, potential, system):
+    """The pairs by a finder, compiled as one program, anew at each call: tests change what is looked up in tracing."""
+
+    def build(potential, system):
+        return finder.build(potential, system)
+
+    return eqx.filter_jit(build)(potential, system)
+
+
+@eqx.filter_jit
+def energy_and_gradient(potential, system, pairs):
+    """The energy and its gradient [n, d], compiled as one program."""
+    return potential.energy(system, pairs), potential.gradient(system, pairs)
+
+
+@eqx.filter_jit
+def hessian_of(configuration):
+    """The Hessian of a configuration as it is stored, compiled as one program."""
+    return configuration.hessian()
+
+
+@eqx.filter_jit
+def dense_of(hessian):
+    """The matrix [nd, nd] of a Hessian, compiled as one program."""
+    dense = hessian.dense()
+    return dense.reshape(2 * (dense.shape[0] * dense.shape[1],))
 
 
 def relative(a, b):

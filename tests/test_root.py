@@ -321,6 +321,7 @@ def free_energy(x, k, lengths):
 FORCES = jax.grad(free_energy)
 
 
+@jax.jit
 def relaxed(start, k, lengths, *_):
     return start - jnp.linalg.pinv(jax.hessian(free_energy)(start, k, lengths)) @ FORCES(start, k, lengths)
 

@@ -7,16 +7,15 @@ import mdsens
 from local_terms import summed
 from mdsens.landscape.hessian import BlockHessian, GeneralHessian
 from mdsens.linear_solvers import cholesky, dense
-from samples import jammed, reference_of
+from samples import dense_of, hessian_of, jammed, reference_of
 
 
 @pytest.mark.parametrize(("dim", "packing_fraction", "alpha"), [(2, 0.98, 2.0), (2, 0.9, 2.5), (3, 0.75, 2.0)])
 def test_the_hessian_is_the_one_written_by_hand(dim, packing_fraction, alpha):
     rest = jammed(dim=dim, packing_fraction=packing_fraction, alpha=alpha)
     by_hand = reference_of(rest).hessian()
-    ours = rest.configuration.hessian()
-    size = rest.positions.size
-    np.testing.assert_allclose(ours.dense().reshape(size, size), by_hand, atol=1e-12)
+    ours = hessian_of(rest.configuration)
+    np.testing.assert_allclose(dense_of(ours), by_hand, atol=1e-12)
     u = np.random.default_rng(0).normal(size=rest.positions.shape)
     np.testing.assert_allclose(ours.product(jnp.asarray(u)).ravel(), by_hand @ u.ravel(), atol=1e-12)
 
@@ -25,9 +24,8 @@ def test_the_hessian_is_the_one_written_by_hand(dim, packing_fraction, alpha):
 def test_blocks_of_pairs_equal_differentiating_the_gradient(potential):
     system = mdsens.random_packing(60, 3, packing_fraction=0.12, seed=2)  # the cell is two cutoffs wide
     here = mdsens.Relaxation(tolerance=1e-9)(potential, system).configuration
-    blocks = here.hessian()
     general = GeneralHessian(here.potential, here.system, here.neighbors)
-    np.testing.assert_allclose(blocks.dense(), general.dense(), atol=1e-10)
+    np.testing.assert_allclose(dense_of(hessian_of(here)), dense_of(general), atol=1e-10)
 
 
 def test_blocks_of_groups_are_summed_where_particles_meet():

@@ -33,9 +33,8 @@ def check(potential, energy, start, at, count):
     """
     rest = RELAX(potential(*at), start)
     certificate, x = rest.certificate, rest.positions
-    hessian, *mixed = (
-        np.asarray(each).reshape(x.size, -1) for each in jax.jacfwd(jax.grad(energy), tuple(range(1 + len(at))))(x, *at)
-    )
+    derivatives = jax.jit(jax.jacfwd(jax.grad(energy), tuple(range(1 + len(at)))))(x, *at)
+    hessian, *mixed = (np.asarray(each).reshape(x.size, -1) for each in derivatives)
     assert np.sum(np.abs(np.linalg.eigvalsh(hessian)) < 1e-9) == sum(count) == certificate.zero_modes
     assert (certificate.translations, certificate.rotations) == count
     inverse = np.linalg.pinv(hessian, rcond=1e-9, hermitian=True)

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +8,17 @@ import mdsens
 from mdsens.landscape.configuration import Configuration
 from mdsens.landscape.contacts import find_rattlers
 from mdsens.landscape.zero_modes import find_clusters, known_zero_modes
-from samples import jammed, jammed_with_rattlers, reference_of
+from samples import dense_of, hessian_of, jammed, jammed_with_rattlers, reference_of
+
+
+@eqx.filter_jit
+def modes_at(here, rattlers=None):
+    rattlers = find_rattlers(here) if rattlers is None else rattlers
+    return known_zero_modes(here.without(rattlers), rattlers)
 
 
 def modes_of(rest):
-    rattlers = find_rattlers(rest.configuration)
-    return known_zero_modes(rest.configuration.without(rattlers), rattlers)
+    return modes_at(rest.configuration)
 
 
 def by_peeling(contacts, n, needed):
@@ -48,7 +54,7 @@ def test_an_open_cluster_translates_and_turns_freely(dim, count):
     rest = mdsens.Relaxation(tolerance=1e-11)(mdsens.LennardJones(), cluster)
     modes = modes_of(rest)
     assert int(modes.count) == count == rest.certificate.zero_modes
-    matrix = rest.configuration.hessian()
+    matrix = hessian_of(rest.configuration)
     assert all(float(jnp.max(jnp.abs(matrix.product(mode)))) < 1e-8 for mode in modes.rigid)
     np.testing.assert_allclose(jnp.tensordot(modes.rigid, modes.rigid, ((1, 2), (1, 2))), np.eye(count), atol=1e-12)
 
@@ -77,7 +83,7 @@ def test_every_cluster_has_its_own_translations_and_rotations():
     assert groups == {frozenset(place[k] for k in group) for group in expected}
     modes = modes_of(rest)
     assert (int(modes.translations), int(modes.rotations), int(modes.rattlers.sum())) == (6, 3, 1)
-    eigenvalues = np.linalg.eigvalsh(rest.configuration.hessian().dense().reshape(18, 18))
+    eigenvalues = np.linalg.eigvalsh(dense_of(hessian_of(rest.configuration)))
     assert int(modes.count) == np.sum(np.abs(eigenvalues) < 1e-8) == rest.certificate.zero_modes
     assert rest.certificate.clusters == 3 and rest.certificate.floppy == 0
     u = modes.project(jax.random.normal(jax.random.key(0), (9, 2)))
@@ -146,14 +152,14 @@ def test_a_chain_through_a_tube_turns_about_its_axis_alone(axis):
     chain = along(axis, 1.2, 4)
     rest = mdsens.Relaxation(tolerance=1e-12)(mdsens.LennardJones(), chain)
     assert (rest.certificate.translations, rest.certificate.rotations, rest.certificate.clusters) == (3, 1, 1)
-    eigenvalues = np.linalg.eigvalsh(rest.configuration.hessian().dense().reshape(24, 24))
+    eigenvalues = np.linalg.eigvalsh(dense_of(hessian_of(rest.configuration)))
     assert np.sum(np.abs(eigenvalues) < 1e-9) == 4 == rest.certificate.zero_modes
     lattice, turn = np.asarray(chain.lattice)[0], modes_of(rest).rigid[3]
     np.testing.assert_allclose(turn @ lattice, 0.0, atol=1e-12)
 
     def modes_in(system):
         pairs = mdsens.AllPairs().build(mdsens.LennardJones(), system)
-        return known_zero_modes(Configuration(mdsens.LennardJones(), system, pairs), jnp.zeros(8, bool))
+        return modes_at(Configuration(mdsens.LennardJones(), system, pairs), jnp.zeros(8, bool))
 
     elsewhere = rest.system.replace(positions=rest.positions + lattice * np.arange(8)[:, None])
     np.testing.assert_allclose(modes_in(elsewhere).rigid[3], turn, atol=1e-9)
@@ -172,7 +178,7 @@ def test_the_energy_decides_whether_a_chain_in_a_tube_turns():
     for wall, count in ((tube, (1, 1)), (gap, (2, 0))):
         rest = mdsens.Relaxation(tolerance=1e-12)(mdsens.LennardJones() + wall, chain)
         assert float(wall.prepared_for(chain).energy(rest.system, None)) > 1e-4, "they touch"
-        eigenvalues = np.linalg.eigvalsh(rest.configuration.hessian().dense().reshape(24, 24))
+        eigenvalues = np.linalg.eigvalsh(dense_of(hessian_of(rest.configuration)))
         assert np.sum(np.abs(eigenvalues) < 1e-9) == sum(count)
         assert (rest.certificate.translations, rest.certificate.rotations) == count
 

@@ -8,7 +8,7 @@ import pytest
 import mdsens
 from mdsens.neighbors import AllPairs, NeighborList, automatic
 from mdsens.neighbors.allocation import survey
-from samples import jammed, listed, pairs_within, settled
+from samples import built, jammed, listed, pairs_within, settled
 
 SORTED = 400
 """A number of particles for which lists are made by cells, and particles are put into their order."""
@@ -36,7 +36,7 @@ def test_an_equilibrium_keeps_the_pairs_nearly_in_contact(n):
 def test_a_list_that_overflows_is_enlarged_outside_jit():
     system = mdsens.random_packing(SORTED, packing_fraction=0.95)
     tight = NeighborList(pairs_per_particle=0.5, per_row=1)
-    assert bool(tight.build(mdsens.SoftSphere(), system).overflow)
+    assert bool(built(tight, mdsens.SoftSphere(), system).overflow)
     cured = mdsens.Relaxation(tolerance=1e-9, neighbors=tight)(mdsens.SoftSphere(), system)
     all_pairs = mdsens.Relaxation(tolerance=1e-9, neighbors=AllPairs())
     assert bool(cured.converged) and not bool(cured.overflow)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mdsens
 from mdsens.neighbors import AllPairs, NeighborList, allocate, automatic, lists
-from samples import listed, pairs_within, silicon
+from samples import built, energy_and_gradient, listed, pairs_within, silicon
 
 CELLS = {
     "square": np.eye(2) * 9.0,
@@ -66,7 +66,7 @@ def sample(name, n, rng, sizes=(1.0, 0.6)):
 def test_the_list_holds_exactly_the_pairs_within_cutoff_and_skin(name, kernel):
     system = sample(name, 120, np.random.default_rng(0))
     finder = NeighborList(skin=0.1, pairs_per_particle=60, per_row=120)
-    neighbors = finder.build(mdsens.SoftSphere(), system)
+    neighbors = built(finder, mdsens.SoftSphere(), system)
     assert not bool(neighbors.overflow)
     d = np.asarray(system.diameters)
     assert listed(neighbors) == pairs_within(system, lambda i, j: 0.5 * (d[i] + d[j]) + 0.1 * d.max())
@@ -76,7 +76,8 @@ def test_the_list_holds_exactly_the_pairs_within_cutoff_and_skin(name, kernel):
 def test_the_list_of_a_strongly_polydisperse_mixture_is_exact(name):
     """Diameters of 1 : 10: hundreds of small particles share a row with a few large ones."""
     system = sample(name, 600, np.random.default_rng(2), (2.0, 0.3, 0.2, 0.2, 0.2))
-    neighbors = NeighborList(skin=0.05, pairs_per_particle=40, per_row=400).build(mdsens.SoftSphere(), system)
+    finder = NeighborList(skin=0.05, pairs_per_particle=40, per_row=400)
+    neighbors = built(finder, mdsens.SoftSphere(), system)
     assert not bool(neighbors.overflow) and int(neighbors.longest_row) > 64
     d = np.asarray(system.diameters)
     assert listed(neighbors) == pairs_within(system, lambda i, j: 0.5 * (d[i] + d[j]) + 0.05 * d.max())
@@ -85,28 +86,29 @@ def test_the_list_of_a_strongly_polydisperse_mixture_is_exact(name):
 
 def test_a_list_filled_to_its_last_slot_is_complete_and_one_slot_less_overflows(kernel):
     system = sample("square", 120, np.random.default_rng(0))
-    ample = NeighborList(skin=0.1, pairs_per_particle=30, per_row=60).build(mdsens.SoftSphere(), system)
+    ample = built(NeighborList(skin=0.1, pairs_per_particle=30, per_row=60), mdsens.SoftSphere(), system)
     for spare in (0, -1):
         finder = NeighborList(skin=0.1, pairs_per_particle=(int(ample.found) + spare) / 120 - 1e-9, per_row=60)
-        neighbors = finder.build(mdsens.SoftSphere(), system)
+        neighbors = built(finder, mdsens.SoftSphere(), system)
         assert bool(neighbors.overflow) is (spare < 0)
         assert (listed(neighbors) == listed(ample)) is (spare == 0)
     if kernel == "by comparing all":
         return  # there are no rows
     short = NeighborList(skin=0.1, pairs_per_particle=30, per_row=int(ample.longest_row))
-    assert listed(short.build(mdsens.SoftSphere(), system)) == listed(ample)
+    assert listed(built(short, mdsens.SoftSphere(), system)) == listed(ample)
     short = dataclasses.replace(short, per_row=int(ample.longest_row) - 1)
-    assert bool(short.build(mdsens.SoftSphere(), system).overflow)
+    assert bool(built(short, mdsens.SoftSphere(), system).overflow)
 
 
 def test_the_lists_of_an_ensemble_are_those_of_its_members(kernel):
     systems = [sample("oblique", 60, np.random.default_rng(seed)) for seed in range(3)]
     finder = NeighborList(skin=0.1, pairs_per_particle=30, per_row=60)
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *systems)
-    together = jax.vmap(lambda system: finder.build(mdsens.SoftSphere(), system))(batch)
+    together = jax.jit(jax.vmap(lambda system: finder.build(mdsens.SoftSphere(), system)))(batch)
+    one = jax.jit(lambda system: finder.build(mdsens.SoftSphere(), system))
     for k, system in enumerate(systems):
         member = jax.tree.map(lambda leaf, k=k: leaf[k], together)
-        assert listed(member) == listed(finder.build(mdsens.SoftSphere(), system))
+        assert listed(member) == listed(one(system))
 
 
 @settings(max_examples=40, deadline=None)
@@ -208,7 +210,8 @@ def test_a_neighbor_list_for_a_potential_of_pairs_and_angles():
     finder = automatic(potential, shaken)
     by_list, by_all = allocate(finder, potential, shaken), AllPairs().build(potential, shaken)
     assert isinstance(finder, NeighborList) and by_list.i.size < 0.3 * by_all.i.size
-    gradients = [potential.gradient(shaken, pairs) for pairs in (by_list, by_all)]
-    np.testing.assert_allclose(*gradients, atol=1e-12)
-    energies = [float(potential.energy(shaken, pairs)) for pairs in (by_list, by_all)]
-    assert energies[0] == pytest.approx(energies[1], rel=1e-14)
+    (energy, gradient), (expected, by_all_pairs) = (
+        energy_and_gradient(potential, shaken, pairs) for pairs in (by_list, by_all)
+    )
+    np.testing.assert_allclose(gradient, by_all_pairs, atol=1e-12)
+    assert float(energy) == pytest.approx(float(expected), rel=1e-14)

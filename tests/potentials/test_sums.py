@@ -100,8 +100,8 @@ def energy_of_heap(x, box, D, weight, stiffness):
 def test_a_heap_responds_as_the_pseudo_inverse_says():
     potential, system, rest = heap()
     at = (rest.positions, system.box, system.diameters, 0.03, 0.5)
-    hessian = np.asarray(jax.hessian(energy_of_heap)(*at)).reshape(48, 48)
-    assert np.abs(jax.grad(energy_of_heap)(*at)).max() < 1e-12
+    hessian = np.asarray(jax.jit(jax.hessian(energy_of_heap))(*at)).reshape(48, 48)
+    assert np.abs(jax.jit(jax.grad(energy_of_heap))(*at)).max() < 1e-12
     relax = mdsens.Relaxation(tolerance=1e-13)
     cases = {
         2: lambda D: relax(potential, system.replace(diameters=D)),
@@ -110,7 +110,7 @@ def test_a_heap_responds_as_the_pseudo_inverse_says():
     }
     assert rest.certificate.zero_modes == 0  # the tether resists the translation along the floor
     for k, at_rest in cases.items():
-        push = np.asarray(jax.jacfwd(jax.grad(energy_of_heap), k)(*at)).reshape(48, -1)
+        push = np.asarray(jax.jit(jax.jacfwd(jax.grad(energy_of_heap), k))(*at)).reshape(48, -1)
         value = jnp.asarray(at[k])
         found = jax.jacfwd(lambda v, at_rest=at_rest: at_rest(v).positions)(value)
         assert relative(found.reshape(48, -1), -np.linalg.solve(hessian, push)) < 1e-8
@@ -120,8 +120,9 @@ def test_a_heap_responds_as_the_pseudo_inverse_says():
 def test_every_solver_serves_a_sum(solver):
     potential, system, rest = heap(1)
     relax = mdsens.Relaxation(tolerance=1e-13, linear_solver=getattr(linear_solvers, solver)())
-    hessian = np.asarray(jax.hessian(energy_of_heap)(rest.positions, system.box, system.diameters, 0.03, 0.5))
-    push = np.asarray(jax.jacfwd(jax.grad(energy_of_heap), 2)(rest.positions, system.box, system.diameters, 0.03, 0.5))
+    at = (rest.positions, system.box, system.diameters, 0.03, 0.5)
+    hessian = np.asarray(jax.jit(jax.hessian(energy_of_heap))(*at))
+    push = np.asarray(jax.jit(jax.jacfwd(jax.grad(energy_of_heap), 2))(*at))
     expected = -np.linalg.solve(hessian.reshape(48, 48), push.reshape(48, -1)).sum(axis=0)
     found = jax.grad(lambda D: jnp.sum(relax(potential, system.replace(diameters=D)).positions))(system.diameters)
     assert relative(found, expected) < 1e-6
