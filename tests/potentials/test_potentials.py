@@ -125,6 +125,7 @@ def test_soft_spheres_of_jax_md_have_the_same_energy_and_forces():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_stillinger_weber_of_jax_md_is_differentiable_through_the_minimum():
     from jax_md import energy
 
