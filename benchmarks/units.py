@@ -5,7 +5,7 @@
 Lengths of 1e-10 with energies of 1e-21, as of atoms in m and J; of 1 with 1; and of 1e3 with 1e-9. Everything that
 mdsens is given is in these units; its answers are compared without them.
 
-Writes units.json and units.md.
+Writes units.json and units.md after every group of packings of one shape.
 """
 
 import argparse
@@ -69,12 +69,13 @@ def main():
             results += group
             wrong = [r for r in group if any(outcome(v) == "wrong" for v in r["verdicts"].values())]
             print(f"{len(results)}/{len(UNITS) * options.count}, {time.time() - begin:.0f} s", *wrong, flush=True)
-    results.sort(key=lambda r: (r["k"], r["units"]))
-    text = table(results)
-    print(text)
-    if options.output:
-        about = f"{options.count} packings, {' and '.join(SOLVERS)}, forward and reverse; {time.time() - begin:.0f} s."
-        report.write(options.output, "units", results, f"# Three systems of units\n\n{text}\n{about}\n")
+            results.sort(key=lambda r: (r["k"], r["units"]))
+            if options.output:
+                count, solvers = len(results) // len(UNITS), " and ".join(SOLVERS)
+                about = f"{count} packings, {solvers}, forward and reverse; {time.time() - begin:.0f} s."
+                text = f"# Three systems of units\n\n{table(results)}\n{about}\n"
+                report.write(options.output, "units", results, text)
+    print(table(results))
     sys.exit(any(outcome(v) == "wrong" for r in results for v in r["verdicts"].values()))
 
 
