@@ -23,7 +23,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
@@ -33,8 +32,9 @@ from .linear_solvers import general
 from .linear_solvers.base import SymmetricSolver
 from .linear_solvers.cholesky import Cholesky
 from .linear_solvers.dense import PseudoInverse
+from .linear_solvers.solve import is_direct
 from .runtime.black_box import as_template, call_on_host
-from .runtime.passage import watched
+from .runtime.linear_map import linear_map
 from .runtime.tracing import frozen, is_concrete, outside_trace, with_arrays, with_closure
 
 NULL_EXPONENT = 0.4
@@ -85,8 +85,9 @@ def root(
     - `NotConverged`: outside `jit`, where the condition is not met to the tolerance.
     - `SolveFailed`: outside `jit`, when it is differentiated and ∂F/∂x is singular or has another null space.
 
-    Inside `jit` and `vmap` x is NaN where the condition is not met to the tolerance, and such derivatives are NaN. So
-    are those by a θ that pushes along the null space, where nothing balances it.
+    Inside `jit` and `vmap` x is NaN where the condition is not met to the tolerance, and such derivatives are NaN. A θ
+    that pushes along the null space, where nothing balances it, is refused in forward mode; its derivative in reverse
+    mode is NaN, and that of others beside it is not.
 
     **Reference:**
 
@@ -127,15 +128,16 @@ def root(
 
 @eqx.filter_custom_jvp
 def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
-    """x, with the derivative `rule.response(x, theta, change of theta)`, a differentiable function of (x, θ).
+    """x, with the derivative `rule.response(x, theta)[0](change of theta)`, a differentiable function of (x, θ).
 
     **Arguments:**
 
     - `x`: a pytree of real arrays, which carries no derivative of its own.
     - `theta`: what x depends on.
-    - `rule`: a module with this method, such as `ImplicitRule`, and with `refused(theta)`: the exception for a
-      derivative that is not finite outside `jit`, as a function of the name of an argument or None; None to let it
-      pass.
+    - `rule`: a module, such as `ImplicitRule`, with two methods. `response(x, theta)` returns two pytrees that are
+      called: the derivative, and the same by less code, which may fail with NaN, or None. `refused(theta)` returns the
+      exception for a derivative that is not finite outside `jit`, as a function of the name of an argument or None;
+      or None to let it pass. `solver` is the linear solver.
     """
     return x
 
@@ -144,8 +146,8 @@ def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
 def _(primals: tuple[Any, Any, Any], tangents: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     x, theta, rule = primals
     x, theta = with_arrays((implicit_function(x, theta, rule), theta))
-    refused = rule.refused(theta) if is_concrete(frozen((x, theta, rule))) else None
-    return x, watched(lambda change: rule.response(x, theta, change), tangents[1], refused)
+    response, attempt = rule.response(x, theta)
+    return x, linear_map(response, tangents[1], x, rule.refused(theta), attempt, not is_direct(rule.solver))
 
 
 class ImplicitRule(eqx.Module):
@@ -157,7 +159,7 @@ class ImplicitRule(eqx.Module):
     symmetric: bool = eqx.field(static=True)
     tolerance: float | None = None
 
-    def response(self, x: Any, theta: Any, change: Any) -> Any:
+    def response(self, x: Any, theta: Any) -> tuple[Callable[[Any], Any], None]:
         """dx along a change of θ; NaN where it is refused, and `SolveFailed` raised outside `jit`."""
         fixed = frozen((self, x, theta))
         concrete = is_concrete(fixed)
@@ -165,13 +167,12 @@ class ImplicitRule(eqx.Module):
             known = frozen(_linear(*fixed))
         if concrete and not bool(known.defined):
             raise Status.SOLVE_FAILED.raised(what="the response of a root to its parameters")
-        moved = _response(self, known, x, theta, change)
-        if is_concrete((moved, change)) and _finite(change) and not _finite(moved):
-            raise Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
-        return moved
+        return eqx.Partial(_response, self, known, x, theta), None
 
-    def refused(self, theta: Any) -> None:
+    def refused(self, theta: Any) -> Callable[[str | None], Exception | None]:
         """A θ that nothing balances has a derivative that is NaN; one beside it may have a finite one."""
+        failed = Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
+        return lambda name: failed if name is None else None
 
     def check(self, x: Any, theta: Any) -> Bool[Array, ""] | bool:
         """Whether the condition is met. **Raises** `InvalidInput`, and `NotConverged` outside `jit` where it is not."""
@@ -256,7 +257,6 @@ def _linear(rule: ImplicitRule, x: Any, theta: Any) -> Linear:
     return Linear(state, null, size, defined & annihilated, push(along)[0], push(probe)[0])
 
 
-@eqx.filter_jit
 def _response(rule: ImplicitRule, known: Linear, x: Any, theta: Any, change: Any) -> Any:
     flat, condition, unravel = rule.flat(x)
     multiply = jax.linearize(lambda v: condition(v, theta), flat)[1]
@@ -371,7 +371,3 @@ def _automatic(x: Vector, symmetric: bool) -> lx.AbstractLinearSolver:
     if symmetric:
         return linear_solvers.dense() if small else linear_solvers.minres()
     return lx.LU() if small else linear_solvers.gmres(float(jnp.finfo(x.dtype).eps) ** 0.5)
-
-
-def _finite(tree: Any) -> bool:
-    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(_real(tree)))

@@ -21,6 +21,7 @@ from .landscape.curvature import Curvature, curvature_from_eigenvectors, lanczos
 from .landscape.hessian import Displacements, Hessian
 from .landscape.thresholds import curvature_uncertainty
 from .landscape.zero_modes import ZeroModes, known_zero_modes
+from .linear_solvers.cholesky import Cholesky
 from .linear_solvers.dense import PseudoInverse, has_uncertain
 from .linear_solvers.solve import factorize, solve
 from .runtime.compiled import compile_once
@@ -74,6 +75,12 @@ class Linearization(eqx.Module):
         modes = known_zero_modes(backbone, self.contacts.rattlers)
         kept = self.curvature, self.evidence, self.solver, self.factors
         return Linearization(configuration, self.contacts, modes, backbone.hessian(), *kept)
+
+    def without_fallback(self) -> Linearization | None:
+        """The same, but a solve that fails is NaN where otherwise another solver steps in; None where none would."""
+        if not (isinstance(self.solver, Cholesky) and self.solver.falls_back):
+            return None
+        return dataclasses.replace(self, solver=dataclasses.replace(self.solver, falls_back=False))
 
     def solve(self, b: Displacements) -> Displacements:
         """H⁺ b, the minimum-norm solution of H u = P b, P the projection off the zero modes; NaN if not to be trusted.

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.fft import next_fast_len
 
 from ..geometry import largest, reciprocal, sum_components
 from ..system import System
@@ -48,6 +47,8 @@ def fourier_preconditioner(system: System, wanted: bool = True) -> Callable[[Dis
     length = system.n ** (1 / system.dim)
     if not (wanted and all(system.periodic)) or system.fixed is not None or round(length) < LEAST_LENGTH:
         return lambda u: u
+    from scipy.fft import next_fast_len  # a third of a second
+
     shape = (next_fast_len(round(length / SPACINGS_PER_POINT), real=True),) * system.dim
     cell, gain = _cells(system, shape), _gain(system, shape)
 

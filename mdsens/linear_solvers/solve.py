@@ -29,6 +29,11 @@ DIRECT = lx.LU | lx.QR | lx.SVD | lx.Cholesky | lx.AutoLinearSolver
 """Solvers of lineax that need a matrix; any other one is given a function that multiplies by it."""
 
 
+def is_direct(solver: lx.AbstractLinearSolver) -> bool:
+    """Whether it solves by factors, not by many products."""
+    return isinstance(solver, PseudoInverse | Cholesky | DIRECT)
+
+
 def factorize(solver: lx.AbstractLinearSolver, hessian: Hessian, modes: ZeroModes) -> Any:
     """What a solver computes once for many right-hand sides, as arrays; None for solvers that need products alone.
 

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..errors import MdsensError, Status
+from ..errors import Status
 from ..geometry import symmetric_strains
 from ..implicit import implicit_function
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization
 from ..potentials import Potential
 from ..system import System
-from .rule import AtRest, Rule, energy_at_rest, linearization_of, positions_at_rest
+from .rule import AtRest, Motion, Rule, Theta, energy_at_rest, linearization_of, positions_at_rest
 
 
 def relaxed_system(at_rest: AtRest) -> System:
@@ -47,23 +47,19 @@ def cell_at_rest(at_rest: AtRest) -> Float[Array, "d d"]:
     pressure) and to that part of the cell which is not free to relax.
     """
     assert at_rest.system.box is not None
-    return implicit_function(at_rest.system.box, at_rest, _Cell())
+    return implicit_function(at_rest.system.box, at_rest.theta, _OfCell(at_rest))
 
 
-class _Cell(eqx.Module):
-    """How the cell of a point at rest at constant pressure moves with it."""
-
-    def response(self, box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:
-        return _strained(box, at_rest, change)
-
-    def refused(self, at_rest: AtRest) -> Callable[[str | None], MdsensError] | None:
-        return at_rest.rule.refused
+class _OfCell(Motion):
+    def response(self, box: Float[Array, "d d"], theta: Theta) -> tuple[Callable[[Theta], Any], None]:
+        here = self.at_rest.at(dataclasses.replace(theta, system=theta.system.replace(box=box)))
+        return eqx.Partial(_strained, dataclasses.replace(here, known=here.linearization(), cache=None)), None
 
 
-def _strained(box: Float[Array, "d d"], at_rest: AtRest, change: Any) -> Float[Array, "d d"]:
-    rule = at_rest.rule
-    assert at_rest.pressure is not None
-    given = at_rest.system.replace(box=box), at_rest.potential, at_rest.pressure
+def _strained(at_rest: AtRest, change: Theta) -> Float[Array, "d d"]:
+    rule, box = at_rest.rule, at_rest.system.box
+    assert at_rest.pressure is not None and box is not None
+    given = at_rest.system, at_rest.potential, at_rest.pressure
 
     def moving(system: System, potential: Potential) -> Configuration:
         here = dataclasses.replace(at_rest, system=system, potential=potential)

@@ -32,12 +32,17 @@ from ..implicit import implicit_function, nan_unless
 from ..landscape.configuration import Configuration
 from ..linearization import Linearization, linearize
 from ..potentials import Potential
-from ..runtime.passage import watched
-from ..runtime.tracing import frozen, is_concrete, outside_trace
+from ..runtime.linear_map import linear_map
+from ..runtime.tracing import is_concrete, outside_trace
 from ..system import System
 
-Change = tuple[Any, Any]
-"""A tangent of (system, potential)."""
+
+class Theta(eqx.Module):
+    """What a point at rest depends on; the same structure holds a change of it, None where nothing changes."""
+
+    system: System
+    potential: Potential
+    pressure: Float[Array, ""] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,29 +112,56 @@ class AtRest(eqx.Module):
     curvature_bound: Float[Array, ""]
     pressure: Float[Array, ""] | None
     rule: Rule = eqx.field(static=True)
-    cache: LinearizationCache = eqx.field(static=True)
+    cache: LinearizationCache | None = eqx.field(static=True)
     known: Linearization | None = None
+
+    @property
+    def theta(self) -> Theta:
+        return Theta(self.system, self.potential, self.pressure)
 
     def with_system(self, system: System) -> AtRest:
         return dataclasses.replace(self, system=system)
 
+    def at(self, theta: Theta) -> AtRest:
+        return dataclasses.replace(self, system=theta.system, potential=theta.potential, pressure=theta.pressure)
+
+    def linearization(self, x: Float[Array, "n d"] | None = None) -> Linearization:
+        """The linearization at x, which admits a response.
+
+        **Raises**, outside `jit` and where the rule is to refuse it, for a response that is not defined.
+        """
+        found = linearization_of(self, x)
+        if self.rule.refuse:
+            found.check(self.rule.one_sided)
+        return found
+
 
 def positions_at_rest(at_rest: AtRest) -> Float[Array, "n d"]:
     """The positions of a system at rest; their derivative is the response to (potential, diameters, box)."""
-    return implicit_function(at_rest.system.positions, at_rest, _Particles())
+    return implicit_function(at_rest.system.positions, at_rest.theta, _OfParticles(at_rest))
 
 
-class _Particles(eqx.Module):
-    """How the particles of a point at rest move with it."""
+class Motion(eqx.Module):
+    """How something moves with a point at rest: the base of the rules for `implicit_function`."""
 
-    def response(self, x: Float[Array, "n d"], at_rest: AtRest, change: Any) -> Float[Array, "n d"]:
-        linearization = linearization_of(at_rest, x)
-        if at_rest.rule.refuse:
-            linearization.check(at_rest.rule.one_sided)
-        return _response(linearization, (change.system, change.potential), at_rest.rule)
+    at_rest: AtRest
 
-    def refused(self, at_rest: AtRest) -> Callable[[str | None], MdsensError] | None:
-        return at_rest.rule.refused
+    @property
+    def solver(self) -> lx.AbstractLinearSolver:
+        return self.at_rest.rule.solver
+
+    def refused(self, theta: Theta) -> Callable[[str | None], MdsensError] | None:
+        return self.at_rest.rule.refused
+
+
+class _OfParticles(Motion):
+    def response(
+        self, x: Float[Array, "n d"], theta: Theta
+    ) -> tuple[Callable[[Theta], Any], Callable[[Theta], Any] | None]:
+        linearization, rule = self.at_rest.at(theta).linearization(x), self.at_rest.rule
+        without_fallback = linearization.without_fallback()
+        attempt = None if without_fallback is None else eqx.Partial(response, without_fallback, rule=rule)
+        return eqx.Partial(response, linearization, rule=rule), attempt
 
 
 @eqx.filter_custom_jvp
@@ -142,19 +174,16 @@ def energy_at_rest(at_rest: AtRest) -> Float[Array, ""]:
 def _(primals: tuple[AtRest], tangents: tuple[Any]) -> tuple[Array, Array]:
     (at_rest,), (change,) = primals, tangents
     here = at_rest.system.replace(positions=positions_at_rest(at_rest))
-
-    def changed(change: Any) -> Float[Array, ""]:
-        return _change_of_energy(here, at_rest.potential, at_rest.neighbors, (change.system, change.potential))
-
-    refused = at_rest.rule.refused if is_concrete(frozen(at_rest)) else None
-    return energy_at_rest(at_rest), watched(changed, change, refused)
+    changed = eqx.Partial(_change_of_energy, here, at_rest.potential, at_rest.neighbors)
+    energy, change = energy_at_rest(at_rest), Theta(change.system, change.potential)
+    return energy, linear_map(changed, change, energy, at_rest.rule.refused)
 
 
 def linearization_of(at_rest: AtRest, x: Float[Array, "n d"] | None = None) -> Linearization:
     """The linearization at rest; a differentiable function of (x, θ) where these are traced."""
     system, potential, neighbors = at_rest.system, at_rest.potential, at_rest.neighbors
     bound, solver = at_rest.curvature_bound, at_rest.rule.solver
-    if is_concrete((system, potential, neighbors, bound)):
+    if at_rest.cache is not None and is_concrete((system, potential, neighbors, bound)):
         with outside_trace():
             return at_rest.cache.get(Configuration(potential, system, neighbors), solver, bound)
     here = Configuration(potential, system if x is None else system.replace(positions=x), neighbors)
@@ -162,7 +191,7 @@ def linearization_of(at_rest: AtRest, x: Float[Array, "n d"] | None = None) -> L
     return known.at(here)
 
 
-def response(linearization: Linearization, change: Change, rule: Rule) -> Float[Array, "n d"]:
+def response(linearization: Linearization, change: Theta, rule: Rule) -> Float[Array, "n d"]:
     """dx along a change of (system, potential); NaN where it is refused."""
     system, potential = linearization.configuration.system, linearization.configuration.potential
     backbone = linearization.backbone.neighbors
@@ -170,34 +199,29 @@ def response(linearization: Linearization, change: Change, rule: Rule) -> Float[
     def gradient(system: System, potential: Potential) -> Float[Array, "n d"]:
         return potential.gradient(system, backbone)
 
-    def moved(change: Change) -> Float[Array, "n d"]:
+    def moved(change: Theta) -> Float[Array, "n d"]:
         push = _along(gradient, system, potential, change)
-        return imposed_motion(system, change[0]) - linearization.solve(push)
+        return imposed_motion(system, change.system) - linearization.solve(push)
 
     defined = (linearization.status(rule.one_sided) == int(Status.OK)) | (not rule.refuse)
     return nan_unless(defined & jnp.all(jnp.isfinite(system.positions)), moved, change)
 
 
-_response = eqx.filter_jit(response)
-
-
-@eqx.filter_jit
-def _change_of_energy(system: System, potential: Potential, neighbors: PairList, change: Change) -> Float[Array, ""]:
+def _change_of_energy(system: System, potential: Potential, neighbors: PairList, change: Theta) -> Float[Array, ""]:
     def energy(system: System, potential: Potential) -> Float[Array, ""]:
         return potential.energy(system, neighbors)
 
-    def changed(change: Change) -> Float[Array, ""]:
+    def changed(change: Theta) -> Float[Array, ""]:
         return _along(energy, system, potential, change)
 
     return nan_unless(jnp.all(jnp.isfinite(system.positions)), changed, change)
 
 
-def _along(function: Callable[..., Array], system: System, potential: Potential, change: Change) -> Array:
+def _along(function: Callable[..., Array], system: System, potential: Potential, change: Theta) -> Array:
     """The derivative of function(system, potential) along a change, before the particles relax."""
-    to_system, to_potential = change
-    imposed = imposed_motion(system, to_system)
-    carried = eqx.tree_at(lambda s: s.positions, to_system, imposed, is_leaf=lambda leaf: leaf is None)
-    value, slope = eqx.filter_jvp(function, (system, potential), (carried, to_potential))
+    imposed = imposed_motion(system, change.system)
+    carried = eqx.tree_at(lambda s: s.positions, change.system, imposed, is_leaf=lambda leaf: leaf is None)
+    value, slope = eqx.filter_jvp(function, (system, potential), (carried, change.potential))
     return jnp.zeros_like(value) if slope is None else slope  # None: it depends on nothing, as without pairs
 
 

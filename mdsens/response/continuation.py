@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from ..errors import InvalidInput, MdsensError
+from ..errors import InvalidInput, MdsensError, NotDifferentiable, Status
 from ..parameters import check_name, parameter_value
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.progress import with_progress
@@ -23,6 +23,14 @@ MOST_POINTS = 10_000
 
 LOCATED_WITHIN = 1e-7
 """How closely a change of contacts is located, as a gap in mean diameters."""
+
+FRACTION_LOCATED = 1e-6
+"""How closely it is located at least, as a fraction of the way, where hardly a contact responds."""
+
+MOST_DOUBLINGS = 12
+"""Of the distance beyond a change, until the contacts of the particles that take part bear more than the residual
+forces: 1e-7 diameters of overlap are enough where forces grow linearly, Hertzian spheres need some 1e-5.
+"""
 
 REARRANGEMENT = 1e-3
 """How far a particle may move across a change, in mean diameters, before it is a rearrangement."""
@@ -167,8 +175,8 @@ class _Follower:
                 there = self._at(here, self._target(here.s, rates), rates.response)
                 if there.network.contacts != here.network.contacts:
                     here, there = self._locate(here, there, rates)
+                    there, ahead = self._resolved(here, there, rates)
                     events.append(self._event(here, there))
-                    ahead = contact_rates(there.rest, self.wrt, self.way)
                 else:
                     before, (there, ahead) = self._up_to_a_jump(here, there, rates)
                     if before[0] is not here:
@@ -193,7 +201,11 @@ class _Follower:
         change = first_change(rates, 1)
         if change is None:
             return target
-        return min(target, s + change.step + LOCATED_WITHIN * self.size / max(rates.fastest, 1e-300))
+        return min(target, s + change.step + self._near(rates.fastest))
+
+    def _near(self, rate: float) -> float:
+        """The fraction of the way within which a change is located, where lengths change at a rate."""
+        return min(FRACTION_LOCATED, LOCATED_WITHIN * self.size / max(rate, 1e-300))
 
     def _at(self, here: _Point, target: float, response: np.ndarray) -> _Point:
         """The equilibrium at a fraction of the way, predicted from here."""
@@ -203,7 +215,7 @@ class _Follower:
 
     def _locate(self, low: _Point, high: _Point, rates: ContactRates) -> tuple[_Point, _Point]:
         """Two equilibria close to each other, on either side of the first change between them."""
-        contacts, near = low.network.contacts, LOCATED_WITHIN * self.size / max(rates.fastest, 1e-300)
+        contacts, near = low.network.contacts, self._near(rates.fastest)
         while high.s - low.s > max(near, 1e-15):
             width = high.s - low.s
             spread = min(max(0.02 * width, 0.4 * near), 0.45 * width)
@@ -214,6 +226,22 @@ class _Follower:
                     low, high = (there, high) if there.network.contacts == contacts else (low, there)
         return low, high
 
+    def _resolved(self, low: _Point, high: _Point, rates: ContactRates) -> tuple[_Point, ContactRates]:
+        """The equilibrium beyond a change, or a little farther, where its contacts bear more than the residual forces.
+
+        **Raises** what `contact_rates` does, where there is none.
+        """
+        width = high.s - low.s
+        for _ in range(MOST_DOUBLINGS):
+            try:
+                return high, contact_rates(high.rest, self.wrt, self.way)
+            except NotDifferentiable as error:
+                if error.status is not Status.UNRESOLVED or high.s >= 1.0:
+                    raise
+            width *= 2.0
+            high = self._at(low, min(1.0, low.s + width), rates.response)
+        return high, contact_rates(high.rest, self.wrt, self.way)
+
     def _up_to_a_jump(
         self, low: _Point, high: _Point, rates: ContactRates
     ) -> tuple[tuple[_Point, ContactRates], tuple[_Point, ContactRates]]:
@@ -222,7 +250,7 @@ class _Follower:
         Where they do not however close these are, the particles have jumped to another minimum between them.
         """
         ahead = contact_rates(high.rest, self.wrt, self.way)
-        near = LOCATED_WITHIN * self.size / max(rates.speed, 1e-300)
+        near = self._near(rates.speed)
         while self._jumps(low, high, rates, ahead) and high.s - low.s > max(near, 1e-15):
             middle = self._at(low, 0.5 * (low.s + high.s), rates.response)
             between = contact_rates(middle.rest, self.wrt, self.way)

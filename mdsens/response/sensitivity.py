@@ -14,12 +14,13 @@ from jaxtyping import Array, Float
 from ..errors import InvalidInput, NotDifferentiable, Status
 from ..geometry import PairList
 from ..linear_solvers.cholesky import explain_missing_factors
+from ..linear_solvers.solve import is_direct
 from ..linearization import Linearization
 from ..parameters import check_name, parameter_value, with_parameter
 from ..potentials import Potential
 from ..relaxation.cell import relaxed_system
 from ..relaxation.equilibrium import Equilibrium
-from ..relaxation.rule import imposed_motion, response
+from ..relaxation.rule import Theta, imposed_motion, response
 from ..runtime.compiled import compile_once
 from ..runtime.progress import with_progress
 from ..runtime.tracing import as_array
@@ -113,12 +114,13 @@ def sensitivity(
     basis = np.eye(max(1, value.size), dtype=value.dtype)
     at_once = min(len(basis), COLUMNS_AT_ONCE)
     found: list[list[np.ndarray]] = [[], [], [], []]
+    compute = _columns.where(not is_direct(linearization.solver))
     for first in range(0, len(basis), at_once):
         directions = basis[first : first + at_once]
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
         with explain_missing_factors():
-            results, least = jax.block_until_ready(_columns(wrt, equilibrium.frozen, linearization, as_array(padded)))
+            results, least = jax.block_until_ready(compute(wrt, equilibrium.frozen, linearization, as_array(padded)))
         for column, result in zip(found, results, strict=True):
             column.append(np.asarray(result)[: len(directions)])
         if progress is not None:
@@ -135,7 +137,7 @@ def sensitivity_columns(equilibrium: Equilibrium, wrt: str, linearization: Linea
     """The arguments of `assemble_sensitivity`, traced, of an equilibrium in a fixed cell: one of many under `vmap`."""
     value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
     directions = jnp.eye(max(1, value.size), dtype=value.dtype)
-    (columns, residuals, null_parts, pushes), least = _traced_columns(wrt, equilibrium, linearization, directions)
+    (columns, residuals, null_parts, pushes), least = _columns(wrt, equilibrium, linearization, directions)
     return value, columns, residuals, null_parts, jnp.maximum(jnp.max(pushes), least)
 
 
@@ -150,7 +152,7 @@ def moved_by(
 
     value = parameter_value(wrt, potential, system)
     to_potential, to_system = eqx.filter_jvp(given, (value,), (change,))[1]
-    return response(linearization, (to_system, to_potential), equilibrium.rule), to_system.box
+    return response(linearization, Theta(to_system, to_potential), equilibrium.rule), to_system.box
 
 
 def assemble_sensitivity(
@@ -197,7 +199,8 @@ def _one_sided(
     return dataclasses.replace(one, value=np.asarray(value), response=2.0 * one.response - two.response, side=side)
 
 
-def _traced_columns(
+@compile_once
+def _columns(
     name: str, equilibrium: Equilibrium, linearization: Linearization, directions: Float[Array, "c k"]
 ) -> tuple[Columns, Float[Array, ""]]:
     """The response along each direction of a parameter, and the least size to measure residuals by."""
@@ -216,17 +219,6 @@ def _traced_columns(
 
     columns = _along_columns(name, equilibrium, linearization, moves, directions)
     return columns, _least_push(linearization, value)
-
-
-_columns_in_loops, _columns_by_factors = eqx.filter_jit(_traced_columns), compile_once(_traced_columns)
-
-
-def _columns(
-    name: str, equilibrium: Equilibrium, linearization: Linearization, directions: Float[Array, "c k"]
-) -> tuple[Columns, Float[Array, ""]]:
-    """`_traced_columns`, compiled quickly where solves are calls of a library, and well where they are loops."""
-    compiled = _columns_in_loops if linearization.factors is None else _columns_by_factors
-    return compiled(name, equilibrium, linearization, directions)
 
 
 def _least_push(linearization: Linearization, value: Array) -> Float[Array, ""]:

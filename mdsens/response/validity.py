@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +16,11 @@ from ..geometry import PairList
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import Gaps, contact_gaps
 from ..linear_solvers.cholesky import explain_missing_factors
+from ..linear_solvers.solve import is_direct
 from ..linearization import Linearization
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
+from ..runtime.compiled import compile_once
 from .nearby import at_value, check_fixed_cell, name_contact, network
 from .sensitivity import moved_by
 
@@ -215,7 +216,8 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
     one_sided = dataclasses.replace(equilibrium.frozen, rule=dataclasses.replace(equilibrium.rule, one_sided=True))
     neighbors = equilibrium.all_neighbors
     with explain_missing_factors():
-        found = jax.block_until_ready(_rates(wrt, one_sided, linearization, neighbors, direction))
+        rates = _rates.where(not is_direct(linearization.solver))
+        found = jax.block_until_ready(rates(wrt, one_sided, linearization, neighbors, direction))
     response, gaps, rate = jax.tree.map(np.asarray, found)
     if not np.isfinite(response).all():
         raise Status.SOLVE_FAILED.raised(what=f"the response to {wrt}")
@@ -223,7 +225,7 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
     return ContactRates(response, *(each[gaps.changes] for each in of_contacts))
 
 
-@eqx.filter_jit
+@compile_once
 def _rates(
     wrt: str, equilibrium: Equilibrium, linearization: Linearization, neighbors: PairList, direction: Array
 ) -> tuple[Array, Gaps, Array]:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -43,21 +43,30 @@ CACHE_FOLDER = "jax_compilation_cache_dir"
 _next_check = 0.0
 
 
-def compile_once(function: Callable[P, R]) -> Callable[P, R]:
+def compile_once(function: Callable[P, R]) -> Program[P, R]:
     """Compile a function at XLA's lowest optimization level: in 0.6 of the time, for programs that run once.
 
     Within another compiled program the function is traced as it is.
     """
-    quick, traced = eqx.filter_jit(function, **_quick_options()), eqx.filter_jit(function)
+    return Program(function)
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+
+class Program(Generic[P, R]):
+    """A function that is compiled quickly, or well where it iterates long."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self._quick, self._optimized = eqx.filter_jit(function, **_quick_options()), eqx.filter_jit(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if not is_concrete((args, kwargs)):
-            return traced(*args, **kwargs)
+            return self._optimized(*args, **kwargs)
         with outside_trace():
-            return quick(*args, **kwargs)
+            return self._quick(*args, **kwargs)
 
-    return call
+    def where(self, iterates: bool) -> Callable[P, R]:
+        """The same, compiled with all optimizations where it iterates long."""
+        return self._optimized if iterates else self
 
 
 def _quick_options() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
+from scipy.optimize import fsolve
 
 import mdsens
 from mdsens import plotting
@@ -121,3 +122,27 @@ def test_a_jump_without_a_contact_change_is_located_and_named():
     assert event.rearrangement and not event.opened and not event.closed
     assert event.fraction == pytest.approx(expected, abs=1e-4)
     assert path.ended is None and path.fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.9, 1.2), (1.2, 0.9)])
+def test_a_particle_in_soft_hertzian_contacts_is_followed_into_its_cage_and_out_of_it(start, end):
+    """At an overlap of 1e-7 diameters they bear less than the residual forces: the path goes on a little beyond. The
+    cage is a circle of radius 1 about a particle of diameter 1, and nothing else responds.
+    """
+    angles = np.pi * np.array([0.5, 7 / 6, 11 / 6]) + np.array([0.0, 0.1, 0.0])
+    cage = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    positions, fixed = np.concatenate([cage, [[0.02, -0.01], [9.0, 9.0]]]), [True] * 3 + [False] * 2
+    system = mdsens.System(positions, None, [1.0, 1.0, 1.0, start, 1.0], species=[0, 0, 0, 1, 0], fixed=fixed)
+    potential = mdsens.SoftSphere(alpha=2.5) + mdsens.Tethers([[9.0, 9.0]], stiffness=1.0, particles=[4])
+    path = mdsens.follow(mdsens.Relaxation()(potential, system), SMALL, end)
+    (event,) = path.events
+    assert path.ended is None and len(event.closed if end > start else event.opened) == 3
+    assert float(path.value_at(event.fraction)) == pytest.approx(1.0, abs=1e-4)
+
+    def slope(x):
+        apart = x - cage
+        r = np.linalg.norm(apart, axis=1)
+        return -((1.0 - r / 1.1) ** 1.5 / 1.1 / r) @ apart
+
+    caged = path.positions[-1 if end > start else 0, 3]
+    np.testing.assert_allclose(caged, fsolve(slope, np.zeros(2), xtol=1e-10), atol=1e-8)
