@@ -134,10 +134,10 @@ def implicit_function(x: Any, theta: Any, rule: Any) -> Any:
 
     - `x`: a pytree of real arrays, which carries no derivative of its own.
     - `theta`: what x depends on.
-    - `rule`: a module, such as `ImplicitRule`, with two methods. `response(x, theta)` returns two pytrees that are
-      called: the derivative, and the same by less code, which may fail with NaN, or None. `refused(theta)` returns the
-      exception for a derivative that is not finite outside `jit`, as a function of the name of an argument or None;
-      or None to let it pass. `solver` is the linear solver.
+    - `rule`: a module, such as `ImplicitRule`. `response(x, theta)` returns two pytrees that are called: the
+      derivative, and the same by less code, which may fail with NaN, or None. `refused(theta)` returns the exception
+      for a derivative that is not finite outside `jit`, as a function of the name of an argument or None; or None to
+      let it pass. `solver` is the linear solver.
     """
     return x
 
@@ -171,8 +171,13 @@ class ImplicitRule(eqx.Module):
 
     def refused(self, theta: Any) -> Callable[[str | None], Exception | None]:
         """A θ that nothing balances has a derivative that is NaN; one beside it may have a finite one."""
-        failed = Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
-        return lambda name: failed if name is None else None
+
+        def failed(name: str | None) -> Exception | None:
+            if name is not None:
+                return None
+            return Status.SOLVE_FAILED.raised(what="the response of a root along this change of its parameters")
+
+        return failed
 
     def check(self, x: Any, theta: Any) -> Bool[Array, ""] | bool:
         """Whether the condition is met. **Raises** `InvalidInput`, and `NotConverged` outside `jit` where it is not."""

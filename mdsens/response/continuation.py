@@ -29,7 +29,8 @@ FRACTION_LOCATED = 1e-6
 
 MOST_DOUBLINGS = 12
 """Of the distance beyond a change, until the contacts of the particles that take part bear more than the residual
-forces: 1e-7 diameters of overlap are enough where forces grow linearly, Hertzian spheres need some 1e-5.
+forces: 1e-7 diameters of overlap are enough where forces grow linearly; Hertzian spheres, whose forces grow as overlaps
+to the power 3/2, need some 1e-6 to bear thirty times 1e-10.
 """
 
 REARRANGEMENT = 1e-3
