@@ -15,8 +15,11 @@ import jax
 
 import mdsens
 import report
+from mdsens import neighbors
 from mdsens.landscape.configuration import Configuration
+from mdsens.landscape.consistency import first_probe
 from mdsens.relaxation import validation
+from mdsens.runtime.compiled import compile_once
 from peers import timed
 from scaling import processor
 
@@ -37,14 +40,19 @@ def measure(potential, system, repeats):
     relax = mdsens.Relaxation()
     rest = relax(potential, system)
     prepared = potential.prepared_for(system)
-    here = Configuration(prepared, rest.system, rest.neighbors)
-    start = validation.surveyed
+    pairs = neighbors.allocate(neighbors.automatic(prepared, rest.system), prepared, rest.system)
+    here = Configuration(prepared, rest.system, pairs)
+    start, probe = validation.surveyed, compile_once(first_probe)
+
+    def look():
+        validation.check_derivatives(here, first=None if prepared.is_verified else probe(here))
+
     return {
         "potential": type(potential).__name__,
         "steps": int(rest.steps),
         "relaxation": timed(lambda: relax(potential, system).energy, repeats)[2],
         "survey at the start": timed(lambda: start(prepared, system, relax.skin).reach, repeats)[2],
-        "probe at the end": timed(lambda: validation.check_derivatives(here), repeats)[2],
+        "probe at the end": timed(look, repeats)[2],
     }
 
 

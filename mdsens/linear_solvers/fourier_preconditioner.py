@@ -62,7 +62,7 @@ def fourier_preconditioner(system: System, wanted: bool = True) -> Callable[[Dis
         size = jax.lax.stop_gradient(largest(jnp.abs(u)))
         size = jnp.where(size > 0.0, size, 1.0)
         unit = u / size  # single precision ends at 1e38
-        return u + size * jnp.stack([smooth(unit[:, k]) for k in range(system.dim)], axis=1)
+        return u + size * jax.vmap(smooth, 1, 1)(unit)
 
     return precondition
 

@@ -86,10 +86,14 @@ class NewtonState(eqx.Module):
 def newton_descent(
     newton: Newton,
     configuration: Configuration,
+    slope: Displacements,
     tolerance: Scalar,
     longest_move: Scalar,
 ) -> NewtonState:
-    """Newton steps until the forces are below the tolerance, the attempt fails, or the list has to be rebuilt."""
+    """Newton steps until the forces are below the tolerance, the attempt fails, or the list has to be rebuilt.
+
+    `slope` [n, d] is the gradient of the energy at the start.
+    """
     system, neighbors = configuration.system, configuration.neighbors
     assert isinstance(neighbors, Neighbors)
     size, dtype = configuration.length, system.positions.dtype
@@ -126,21 +130,24 @@ def newton_descent(
         )
 
     x = system.positions
-    slope, none = slope_at(x), jnp.asarray(0, jnp.int32)
+    none = jnp.asarray(0, jnp.int32)
     before, rebuild = jnp.full(newton.patience, jnp.inf, dtype), neighbors.needs_rebuild(neighbors.room(x))
     start = NewtonState(x, slope, none, none, none, largest(jnp.abs(slope)), before, rebuild, jnp.asarray(False))
     return jax.lax.while_loop(go_on, step, start)
 
 
 class _Line(eqx.Module):
-    """A trial point at the fraction `there` of a move, between `low` (downhill) and `high` (uphill)."""
+    """The trial point `x` at the fraction `there` of a move, and the slope `along` it; the `next` one is between `low`,
+    where the move leads downhill, and `high`, where it leads uphill: each the fraction and the slope along the move.
+    """
 
     there: Scalar
+    next: Scalar
     x: Float[Array, "n d"]
     slope: Displacements
     along: Scalar
-    low: tuple[Scalar, Scalar]
-    high: tuple[Scalar, Scalar]
+    low: Float[Array, "2"]
+    high: Float[Array, "2"]
     forces: Int[Array, ""]
 
 
@@ -156,27 +163,23 @@ def _line_search(
     """
     first = jnp.sum(slope * move)
 
-    def at(there: Scalar, low: tuple[Scalar, Scalar], high: tuple[Scalar, Scalar], forces: Array) -> _Line:
-        here = x + there * move
-        slope = slope_at(here)
-        return _Line(there, here, slope, jnp.sum(slope * move), low, high, forces + 1)
-
     def unfinished(line: _Line) -> Bool[Array, ""]:
         enough = (jnp.abs(line.along) <= 0.3 * jnp.abs(first)) | ((line.along < 0.0) & (line.there >= 1.0))
-        return ~enough & (line.forces < MOST_TRIALS)
+        return (line.forces == 0) | (~enough & (line.forces < MOST_TRIALS))
 
-    def narrow(line: _Line) -> _Line:
-        uphill, here = line.along > 0.0, (line.there, line.along)
-        low, high = (
-            jax.tree.map(lambda new, old, choose=choose: jnp.where(choose, new, old), here, end)
-            for choose, end in ((~uphill, line.low), (uphill, line.high))
-        )
+    def trial(line: _Line) -> _Line:
+        there = x + line.next * move
+        slope = slope_at(there)
+        along = jnp.sum(slope * move)
+        uphill, end = along > 0.0, jnp.stack([line.next, along])
+        low, high = jnp.where(uphill, line.low, end), jnp.where(uphill, end, line.high)
         share = jnp.clip(-low[1] / (high[1] - low[1]), 0.1, 0.9)  # by the secant
-        return at(low[0] + (high[0] - low[0]) * share, low, high, line.forces)
+        return _Line(line.next, low[0] + (high[0] - low[0]) * share, there, slope, along, low, high, line.forces + 1)
 
     one, none = jnp.ones_like(first), jnp.zeros_like(first)
-    start = at(one, (none, first), (one, -first), jnp.asarray(0, jnp.int32))
-    line = jax.lax.while_loop(unfinished, narrow, start)
+    ends = jnp.stack([none, first]), jnp.stack([one, -first])
+    start = _Line(none, one, x, slope, first, *ends, jnp.asarray(0, jnp.int32))
+    line = jax.lax.while_loop(unfinished, trial, start)
     return line.x, line.slope, line.forces
 
 
@@ -210,18 +213,16 @@ def _newton_step(
         return (jnp.linalg.norm(run.residual) > enough) & (run.products < most) & (run.curvature > 0.0)
 
     def step(run: _Krylov) -> _Krylov:
-        bent = hessian.product(run.direction) + damping * run.direction
-        curvature = jnp.sum(run.direction * bent)
-        share = jnp.where(curvature > 0.0, run.along / jnp.where(curvature > 0.0, curvature, 1.0), 0.0)
-        rest = run.residual - share * bent
-        scaled = precondition(rest)
-        along = jnp.sum(rest * scaled)
+        scaled = precondition(run.residual)
+        along = jnp.sum(run.residual * scaled)
         direction = scaled + along / run.along * run.direction
-        return _Krylov(run.x + share * run.direction, rest, direction, along, curvature, run.products + 1)
+        bent = hessian.product(direction) + damping * direction
+        curvature = jnp.sum(direction * bent)
+        share = jnp.where(curvature > 0.0, along / jnp.where(curvature > 0.0, curvature, 1.0), 0.0)
+        x, residual = run.x + share * direction, run.residual - share * bent
+        return _Krylov(x, residual, direction, along, curvature, run.products + 1)
 
-    first = -precondition(slope)
-    start = _Krylov(
-        jnp.zeros_like(slope), -slope, first, -jnp.sum(slope * first), jnp.ones_like(damping), jnp.asarray(0, jnp.int32)
-    )
+    none, one = jnp.zeros_like(slope), jnp.ones_like(damping)
+    start = _Krylov(none, -slope, none, one, one, jnp.asarray(0, jnp.int32))
     run = jax.lax.while_loop(unfinished, step, start)
-    return jnp.where(jnp.any(run.x != 0.0), run.x, first), run.products
+    return jnp.where(jnp.any(run.x != 0.0), run.x, run.direction), run.products

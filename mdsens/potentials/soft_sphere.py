@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -21,15 +20,13 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
 
     On a CPU a power takes longer than the rest of a pair's force, so all derivatives share one.
     """
-    cases: list[tuple[float, Callable[[Scalar], Scalar]]] = [
-        (2.0, jnp.square),
-        (1.5, lambda x: x * jnp.sqrt(x)),
-        (2.5, lambda x: x * x * jnp.sqrt(x)),
-    ]
     fixed_x, fixed_exponent = jax.lax.stop_gradient((x, exponent))
-    special = jnp.stack([fixed_exponent == value for value, _ in cases])
-    which = jnp.where(jnp.any(special), jnp.argmax(special), len(cases))
-    value = jax.lax.switch(which, [*(f for _, f in cases), lambda x: x**fixed_exponent], fixed_x)
+    harmonic, hertzian, stress = (fixed_exponent == special for special in (2.0, 2.5, 1.5))
+
+    def by_roots(x: Scalar) -> Scalar:
+        return jnp.where(harmonic, x * x, jnp.where(hertzian, x * x, x) * jnp.sqrt(x))
+
+    value = jax.lax.cond(harmonic | hertzian | stress, by_roots, lambda x: x**fixed_exponent, fixed_x)
     return _lowered_power(x, exponent, value, 0)
 
 

@@ -6,6 +6,7 @@ ensembles. No rule of the descent is written anywhere else.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -189,17 +190,22 @@ def _newton_attempt(context: Any, run: Descent) -> Descent:
     method, potential, system, limits = context
     here = Configuration(potential, system.replace(positions=run.positions), run.neighbors)
     longest_move = LONGEST_MOVE * here.length
-    end = newton_descent(method.newton, here, limits.tolerance, longest_move)
+    end = newton_descent(method.newton, here, -_force(run.state, here), limits.tolerance, longest_move)
     failed = ~end.needs_rebuild & (end.max_force > limits.tolerance)
-    steps = run.steps + end.steps
-    there = here.at(end.positions)
-    state = start_state(method.minimizer, there)
-    parts = lambda run: (run.positions, run.state, run.max_force, run.needs_rebuild)  # noqa: E731
-    after = eqx.tree_at(parts, run, (end.positions, state, _max_force(state, there), end.needs_rebuild))
-    after = jax.tree.map(lambda new, old: jnp.where(failed, old, new), after, run)
     later = NEXT_ATTEMPT * jnp.minimum(run.newton_below, end.begun_at)
-    changed = steps, jnp.where(failed, later, run.newton_below)
-    return eqx.tree_at(lambda run: (run.steps, run.newton_below), after, changed)
+    positions, max_force, newton_below = (
+        jnp.where(failed, old, new)
+        for old, new in ((run.positions, end.positions), (run.max_force, end.max_force), (later, run.newton_below))
+    )
+    return dataclasses.replace(
+        run,
+        positions=positions,
+        max_force=max_force,
+        newton_below=newton_below,
+        steps=run.steps + end.steps,
+        needs_rebuild=end.needs_rebuild,
+        needs_start=~failed,
+    )
 
 
 Stepper = Callable[[Scalar], tuple[Callable[[Array], Any], Callable[[Any], Any]]]
@@ -239,7 +245,10 @@ def start_state(minimizer: Minimizer, here: Configuration) -> Any:
 
 
 def _max_force(state: Any, here: Configuration) -> Scalar:
+    return largest(jnp.abs(_force(state, here)))
+
+
+def _force(state: Any, here: Configuration) -> Float[Array, "n d"]:
+    """The forces at the minimizer's positions, those that it has computed if it keeps them."""
     force = getattr(state, "force", None)
-    if force is None:
-        force = here.at(position_of(state)).gradient()
-    return largest(jnp.abs(force))
+    return -here.at(position_of(state)).gradient() if force is None else force

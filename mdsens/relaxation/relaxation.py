@@ -19,6 +19,7 @@ from .. import linear_solvers
 from ..errors import MdsensError, Status
 from ..geometry import reciprocal
 from ..landscape.configuration import Configuration
+from ..landscape.consistency import Probe, first_probe
 from ..landscape.contacts import nearly_in_contact
 from ..landscape.curvature import Curvature, lowest_curvature
 from ..linearization import Linearization, linearize
@@ -298,11 +299,13 @@ class Relaxation:
         box = system.box @ jax.lax.stop_gradient(reciprocal(fixed.box) @ cell.system.box)
         return self.equilibrium(potential, system.replace(box=box), cell.outcome, concrete, cell, allowed)
 
-    def _check_derivatives(self, potential: Potential, system: System, outcome: Outcome) -> None:
+    def _check_derivatives(
+        self, potential: Potential, system: System, outcome: Outcome, first: Probe | None = None
+    ) -> None:
         """**Raises** `InvalidInput` for a potential whose parts disagree, which might look like a saddle."""
         at_rest = Configuration(potential, system.replace(positions=outcome.positions), outcome.neighbors)
         if float(outcome.max_force) <= self.force_limit:
-            validation.check_derivatives(at_rest, self.one_sided)
+            validation.check_derivatives(at_rest, self.one_sided, first)
 
     def _check_cell(self, cell: Cell, start: System, allowed: Float[Array, ""]) -> None:
         if bool(cell.unbounded):
@@ -344,9 +347,10 @@ class Relaxation:
         finder = fitting(self.neighbors or automatic(potential, system, surveyed), potential, system, surveyed)
         method = Method(self.minimizer, self.newton, finder)
         with reporting("relaxing", self.progress, Falling(self.force_limit)) as report:
-            found = _HostDescent(self, method, potential, system, surveyed, report).to_a_minimum()
+            descent = _HostDescent(self, method, potential, system, surveyed, report)
+            found = descent.to_a_minimum()
         if self.throw:
-            self._check_derivatives(potential, system, found[0])
+            self._check_derivatives(potential, system, found[0], descent.probe)
             if error := self._refused(found[0]):
                 raise error
         return found
@@ -372,7 +376,7 @@ def limits_of(tolerance: float, most_steps: int, system: System) -> Limits:
 
 @dataclasses.dataclass
 class _HostDescent:
-    """The loop around `advance` that the host drives."""
+    """The loop around `advance` that the host drives; `probe` is of the derivatives of a potential to be checked."""
 
     relax: Relaxation
     method: Method
@@ -380,6 +384,7 @@ class _HostDescent:
     given: System
     surveyed: Survey
     report: Callable[[int, float], None]
+    probe: Probe | None = None
 
     def to_a_minimum(self) -> tuple[Outcome, Linearization]:
         """Down to rest, as often as there are saddles to leave."""
@@ -436,7 +441,9 @@ class _HostDescent:
         return _with_finder(self.method, self.potential, self.system, run)
 
     def _outcome(self, run: Descent, escapes: int) -> tuple[Outcome, Linearization]:
-        positions, neighbors, energy, near = _finish(self.potential, self.system, self.given, run, self._order)
+        probed = self.relax.throw and not self.potential.is_verified
+        arguments = self.potential, self.system, self.given, run, self._order
+        positions, neighbors, energy, near, self.probe = _finish(*arguments, probed)
         if self.potential.has_terms and self.potential.needs_pairs:
             neighbors = only_chosen(neighbors, np.asarray(near), self.given.n)
         here = Configuration(self.potential, self.given.replace(positions=positions), neighbors)
@@ -478,13 +485,15 @@ def _pushed_off(linearization: Linearization) -> System:
 
 @compile_once
 def _finish(
-    potential: Potential, ordered: System, given: System, run: Descent, order: Int[Array, " n"] | None
-) -> tuple[Float[Array, "n d"], Neighbors, Float[Array, ""], Bool[Array, " p"]]:
-    """Positions and pairs in the order given, the energy, and which pairs are in contact or nearly."""
+    potential: Potential, ordered: System, given: System, run: Descent, order: Int[Array, " n"] | None, probed: bool
+) -> tuple[Float[Array, "n d"], Neighbors, Float[Array, ""], Bool[Array, " p"], Probe | None]:
+    """Positions and pairs in the order given, the energy, which pairs are in contact or nearly, and a probe of the
+    derivatives if it is wanted.
+    """
     positions, neighbors = restore_order(run, order)
     neighbors = neighbors.with_images_of(positions, given.lattice)
     here = Configuration(potential, given.replace(positions=positions), neighbors)
-    return positions, neighbors, here.energy(), nearly_in_contact(here)
+    return positions, neighbors, here.energy(), nearly_in_contact(here), first_probe(here) if probed else None
 
 
 def restore_order(run: Descent, order: Int[Array, " n"] | None) -> tuple[Float[Array, "n d"], Neighbors]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import InvalidInput, MdsensError, Status
 from ..geometry import is_lattice
 from ..landscape.configuration import Configuration
-from ..landscape.consistency import faulty_derivatives, single_precision
+from ..landscape.consistency import Probe, faulty_derivatives, single_precision
 from ..landscape.thresholds import RIGID_RESISTANCE
 from ..minimizers import Minimizer
 from ..neighbors import NeighborList, Neighbors, allocate
@@ -187,17 +187,17 @@ def check_images(potential: Potential, system: System, start: System) -> None:
         )
 
 
-def check_derivatives(here: Configuration, one_sided: bool = False) -> None:
+def check_derivatives(here: Configuration, one_sided: bool = False, first: Probe | None = None) -> None:
     """**Raises** `InvalidInput` for a potential of somebody else's whose forces or second derivatives are not those of
     its energy, or whose energy contains tables in single precision; `NotDifferentiable`, unless `one_sided`, for one
-    whose second derivatives jump here.
+    whose second derivatives jump here. `first` is what the first path says, if that is known already.
     """
     if here.potential.is_verified:
         return
     name = type(here.potential).__name__
     if what := single_precision(here):
         raise Status.SINGLE_PRECISION.raised(potential=name, what=what)
-    if fault := faulty_derivatives(here):
+    if fault := faulty_derivatives(here, first):
         status, facts = fault
         if not (one_sided and status is Status.JUMPS_AT_REST):
             raise status.raised(potential=name, **facts)

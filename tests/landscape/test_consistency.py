@@ -129,10 +129,24 @@ def test_an_ensemble_looks_at_its_potential_too():
         mdsens.relax_ensemble(mdsens.Relaxation(), Scaled(1.0, 1.01), systems)
 
 
-def test_potentials_of_mdsens_are_not_probed(compilations):
+def test_looking_compiles_no_further_program(compilations):
+    class Fresh(Scaled):
+        """A class of which nothing has been compiled."""
+
     with compilations:
-        mdsens.Relaxation()(mdsens.SoftSphere(), jammed(n=32).system)
-    assert "_probe" not in compilations.functions
+        mdsens.Relaxation()(Fresh(1.0), jammed(n=32).system)
+    assert compilations.functions == {"survey", "_prepare", "advance_to", "_finish", "linearize"}
+
+
+def test_potentials_of_mdsens_are_not_probed(monkeypatch):
+    def probe(here):
+        raise AssertionError
+
+    monkeypatch.setattr("mdsens.relaxation.relaxation.first_probe", probe)
+    system = mdsens.random_packing(31, 2, (1.0, 0.8), 0.95, seed=0)  # no other test compiles programs for 31
+    mdsens.Relaxation()(mdsens.SoftSphere(), system)
+    with pytest.raises(AssertionError):
+        mdsens.Relaxation()(Scaled(1.0), system)
 
 
 def test_a_cell_at_constant_pressure_looks_at_its_potential_too():

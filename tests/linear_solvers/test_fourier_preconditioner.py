@@ -94,7 +94,7 @@ def test_preconditioned_newton_steps_take_a_third_of_the_products():
     here, limits = Configuration(potential, start, pairs), (jnp.asarray(1e-13), jnp.asarray(0.07))
     products = []
     for precondition in (True, False):
-        end = newton_descent(Newton(precondition=precondition), here, *limits)
+        end = newton_descent(Newton(precondition=precondition), here, here.gradient(), *limits)
         assert float(end.max_force) < 1e-13
         moved = end.positions - at_rest
         np.testing.assert_allclose(moved - moved.mean(axis=0), 0.0, atol=1e-9)

@@ -31,7 +31,7 @@ def list_of(system, finder=None):
 
 def by_newton(system, pairs=None, method=None, tolerance=1e-13):
     here = Configuration(SPHERES.prepared_for(system), system, list_of(system) if pairs is None else pairs)
-    return newton_descent(method or Newton(), here, jnp.asarray(tolerance), jnp.asarray(0.07))
+    return newton_descent(method or Newton(), here, here.gradient(), jnp.asarray(tolerance), jnp.asarray(0.07))
 
 
 def test_a_few_steps_go_from_five_digits_to_thirteen():
