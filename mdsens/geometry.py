@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .runtime.compiled import compile_once
+from .runtime.tracing import as_array, numpy_for
+
 
 @jax.jit
 def reciprocal(lattice: Float[Array, "k d"]) -> Float[Array, "d k"]:
@@ -53,6 +56,7 @@ def is_lattice(vectors: Float[np.ndarray, "k d"]) -> bool:
     return 0.0 < size < np.inf and bool(spanned(vectors / size) >= 1e-12)
 
 
+@compile_once
 def carried(x: Float[Array, "n d"], before: Float[Array, "k d"], after: Float[Array, "k d"]) -> Float[Array, "n d"]:
     """Points that follow a lattice affinely; what of them is normal to its vectors stays as it is."""
     fractions = x @ reciprocal(before)
@@ -184,9 +188,11 @@ class PairList(eqx.Module):
         nearest = to_nearest(positions[self.j] - positions[self.i], lattice).astype(self.shift.dtype)
         return dataclasses.replace(self, shift=self.shift - nearest, from_nearest=False)
 
-    def only(self, keep: Bool[Array, " n"]) -> Self:
+    def only(self, keep: Bool[Array | np.ndarray, " n"]) -> Self:
         """The pairs of which both particles are kept."""
-        return eqx.tree_at(lambda pairs: pairs.valid, self, self.valid & keep[self.i] & keep[self.j])
+        xp = numpy_for(self.i, self.j, self.valid, keep)
+        i, j, valid, keep = (xp.asarray(each) for each in (self.i, self.j, self.valid, keep))
+        return eqx.tree_at(lambda pairs: pairs.valid, self, as_array(valid & keep[i] & keep[j]))
 
 
 def scatter_to_pairs(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .errors import Status
+from .geometry import largest, largest_length
 from .landscape.configuration import Configuration
 from .landscape.contacts import ContactAnalysis, analyze_contacts, with_indeterminate
 from .landscape.curvature import Curvature, curvature_from_eigenvectors, lanczos
@@ -188,6 +189,41 @@ def linearize(
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
         modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)
     return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)
+
+
+class NewtonStep(eqx.Module):
+    """The step to the true minimum from where the residual forces have left the particles, and how well it is known.
+
+    - `step` [n, d]; `distance`, of the particle that moves most; `relative_length`, that over a typical length.
+    - `max_force`: the largest force component before the step.
+    - `solve_residual` and `null_part`: of the linear solve, and of the forces along the zero modes, relative to the
+      forces.
+    """
+
+    step: Displacements
+    distance: Float[Array, ""]
+    relative_length: Float[Array, ""]
+    max_force: Float[Array, ""]
+    solve_residual: Float[Array, ""]
+    null_part: Float[Array, ""]
+
+
+@compile_once
+def newton_step(linearization: Linearization) -> NewtonStep:
+    """One Newton step of a linearization."""
+    slope, modes = linearization.configuration.gradient(), linearization.modes
+    step = linearization.solve(-slope)
+    size = jnp.linalg.norm(slope)
+    scale = jnp.where(size > 0.0, size, 1.0)
+    distance = largest_length(step)
+    return NewtonStep(
+        step=step,
+        distance=distance,
+        relative_length=distance / linearization.configuration.length,
+        max_force=largest(jnp.abs(slope)),
+        solve_residual=jnp.linalg.norm(modes.project(linearization.hessian.product(step) + slope)) / scale,
+        null_part=jnp.linalg.norm(slope - modes.project(slope)) / scale,
+    )
 
 
 def _evidence(configuration: Configuration, contacts: ContactAnalysis, modes: ZeroModes) -> Evidence:

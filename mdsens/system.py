@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from .errors import InvalidInput
 from .extras import Extras
 from .geometry import carried, enclosing_box, reciprocal
-from .runtime.tracing import as_array, is_concrete
+from .runtime.compiled import compile_once
+from .runtime.tracing import as_array, is_concrete, numpy_for
 
 OF_AN_EQUILIBRIUM = (
     "system",
@@ -213,14 +214,15 @@ class System(eqx.Module):
         """Area (2D) or volume (3D) of the cell."""
         self.require_cell("volume")
         assert self.box is not None
-        return jnp.abs(jnp.linalg.det(self.box))
+        xp = numpy_for(self.box)
+        return as_array(xp.abs(xp.linalg.det(self.box)))
 
     @property
     def heights(self) -> Float[Array, " k"]:
         """Distances between opposite faces of the cell, along which it is periodic."""
         if self.lattice is None:
             raise InvalidInput("a system with open boundaries has no faces")
-        return 1.0 / jnp.linalg.norm(reciprocal(self.lattice), axis=0)
+        return _heights(self.lattice)
 
     def enclosing_box(self, margin: ArrayLike = 0.0) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         """A corner and the vectors of a box around all particles: the cell, where it is periodic along all directions.
@@ -238,14 +240,24 @@ class System(eqx.Module):
     def packing_fraction(self) -> Float[Array, ""]:
         """The spheres' own volume over the volume of the cell; overlaps are counted twice."""
         unit_ball = math.pi / 4 if self.dim == 2 else math.pi / 6
-        return unit_ball * jnp.sum(self.diameters**self.dim) / self.volume
+        xp = numpy_for(self.diameters, self.box)
+        return as_array(unit_ball * xp.sum(xp.asarray(self.diameters) ** self.dim) / xp.asarray(self.volume))
 
     def wrapped(self) -> Float[Array, "n d"]:
         """The positions moved into the cell, for drawing and for files."""
         if self.lattice is None:
             return self.positions
-        fractions = self.positions @ reciprocal(self.lattice)
-        return self.positions - jnp.floor(fractions) @ self.lattice
+        return _wrapped(self.positions, self.lattice)
+
+
+@compile_once
+def _heights(lattice: Float[Array, "k d"]) -> Float[Array, " k"]:
+    return 1.0 / jnp.linalg.norm(reciprocal(lattice), axis=0)
+
+
+@compile_once
+def _wrapped(positions: Float[Array, "n d"], lattice: Float[Array, "k d"]) -> Float[Array, "n d"]:
+    return positions - jnp.floor(positions @ reciprocal(lattice)) @ lattice
 
 
 def _numbers(name: str, value: Any) -> Array:

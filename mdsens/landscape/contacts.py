@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..potentials.terms import Pairs
+from ..runtime.compiled import compile_once
 from ..system import System
 from .configuration import Configuration
 from .thresholds import (
@@ -70,7 +71,7 @@ class ContactAnalysis(eqx.Module):
         return ~(jnp.any(self.indeterminate) | jnp.any(self.at_jump))
 
 
-@eqx.filter_jit
+@compile_once
 def find_rattlers(configuration: Configuration) -> Bool[Array, " n"]:
     """Particles that no contacts constrain, found recursively.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from ..errors import InvalidInput
 from ..potentials import Potential
+from ..runtime.tracing import as_array, numpy_for
 from ..system import System
 
 
@@ -46,9 +48,10 @@ def parameter_value(name: str, potential: Potential, system: System) -> Array:
     if name in ("diameters", "box", "positions"):
         return getattr(system, name)
     if name.startswith("species-diameter:"):
-        members = system.species == int(name.partition(":")[2])
-        smallest = jnp.min(system.diameters, where=members, initial=jnp.inf)
-        return smallest + jnp.mean(system.diameters - smallest, where=members)  # exact where all are equal
+        xp = numpy_for(system.diameters, system.species)
+        sizes, members = xp.asarray(system.diameters), _of_species(name, system)
+        smallest = xp.min(sizes, where=members, initial=np.inf)
+        return as_array(smallest + xp.mean(sizes - smallest, where=members))  # exact where all are equal
     return potential.get_parameter(name)
 
 
@@ -60,20 +63,27 @@ def with_parameter(name: str, value: Array, potential: Potential, system: System
         moved = system.replace(positions=value)
         return potential, moved.replace(positions=moved.with_relaxed(system.positions))
     if name.startswith("species-diameter:"):
-        members = system.species == int(name.partition(":")[2])
-        growth = value - jax.lax.stop_gradient(parameter_value(name, potential, system))
-        return potential, system.replace(diameters=system.diameters + jnp.where(members, growth, 0.0))
+        xp, mean = numpy_for(value, system.diameters, system.species), parameter_value(name, potential, system)
+        growth = xp.asarray(value) - xp.asarray(jax.lax.stop_gradient(mean))
+        grown = xp.asarray(system.diameters) + xp.where(_of_species(name, system), growth, 0.0)
+        return potential, system.replace(diameters=as_array(grown))
     return potential.with_parameter(name, value), system
 
 
-def direction_of(wrt: str, value: Array, direction: ArrayLike | None) -> Array:
+def _of_species(name: str, system: System) -> Any:
+    """The particles whose diameters the parameter `species-diameter:K` is, bool [n]."""
+    return numpy_for(system.species).asarray(system.species) == int(name.partition(":")[2])
+
+
+def direction_of(wrt: str, value: ArrayLike, direction: ArrayLike | None) -> np.ndarray:
     """A direction of a parameter: by default all components growing alike, and for the box an isotropic dilation.
 
     **Raises** `InvalidInput` for a direction that is not finite, or zero.
     """
+    value = np.asarray(value)
     if direction is None:
-        return value if wrt == "box" else jnp.ones_like(value)
-    along = jnp.broadcast_to(jnp.asarray(direction, value.dtype), value.shape)
-    if not bool(jnp.all(jnp.isfinite(along)) & jnp.any(along != 0.0)):
+        return value if wrt == "box" else np.ones_like(value)
+    along = np.broadcast_to(np.asarray(direction, value.dtype), value.shape)
+    if not (np.isfinite(along).all() and (along != 0.0).any()):
         raise InvalidInput(f"the direction of {wrt} must be finite and not zero")
     return along

@@ -14,6 +14,7 @@ from ..errors import InvalidInput
 from ..linearization import Linearization
 from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
+from ..runtime.tracing import as_array, numpy_for
 from ..system import System
 from .names import check_name, parameter_value, with_parameter
 
@@ -58,8 +59,9 @@ class ParameterVector:
         values = []
         for name, places, symmetric in zip(self.names, self._places, self.pair_matrices, strict=True):
             value = parameter_value(name, potential, system)
-            values.append(jnp.ravel((0.5 * (value + value.T) if symmetric else value)[places]))
-        return jnp.concatenate(values)
+            value = numpy_for(value).asarray(value)
+            values.append((0.5 * (value + value.T) if symmetric else value)[places].reshape(-1))
+        return as_array(numpy_for(values).concatenate(values))
 
     def split(self, vector: Any) -> list[Any]:
         """The components of each parameter."""

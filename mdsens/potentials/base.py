@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..errors import InvalidInput
 from ..geometry import PairList
 from ..runtime.compiled import compile_once
-from ..runtime.tracing import as_array
+from ..runtime.tracing import as_array, numpy_for
 from ..system import System
 from .stiffness import spacing, stiffness_along_signs, stiffness_of_pairs
 from .terms import LocalTerms, Pairs
@@ -176,7 +176,8 @@ class Potential(eqx.Module):
 
     def length(self, system: System) -> Scalar:
         """A typical distance between neighbors, by which moves and forces are measured: the mean diameter."""
-        return jnp.mean(system.diameters)
+        xp = numpy_for(system.diameters)
+        return as_array(xp.mean(xp.asarray(system.diameters)))
 
     def force_scale(self, system: System) -> Scalar:
         """The force at which a tolerance is small or large: a typical stiffness times a typical length."""

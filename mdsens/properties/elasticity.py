@@ -91,8 +91,7 @@ def isotropic_moduli(
     - `linearization`: that of the equilibrium, where it is known already.
     """
     tensor, p = _tensors(equilibrium, linearization)[0], pressure(equilibrium)
-    alone = _moduli_of(tensor, jnp.zeros_like(p))
-    return _moduli_of(tensor, p) | {f"{name}_without_pressure": value for name, value in alone.items()}
+    return _with_and_without_pressure(tensor, p)
 
 
 def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
@@ -100,6 +99,13 @@ def affine_moduli(equilibrium: Equilibrium) -> dict[str, Float[Array, ""]]:
     return _moduli_of(_tensors(equilibrium)[1], pressure(equilibrium))
 
 
+@compile_once
+def _with_and_without_pressure(tensor: Tensor, p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
+    alone = _moduli_of(tensor, jnp.zeros_like(p))
+    return _moduli_of(tensor, p) | {f"{name}_without_pressure": value for name, value in alone.items()}
+
+
+@compile_once
 def _moduli_of(tensor: Tensor, p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
     """Where no contacts constrain the particles they are zero, and Poisson's ratio and Young's modulus are NaN."""
     d = tensor.shape[0]

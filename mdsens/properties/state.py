@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import InvalidInput
@@ -10,6 +9,7 @@ from ..landscape.configuration import Configuration
 from ..landscape.contacts import analyze_contacts
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array, numpy_for
 
 
 def energy(equilibrium: Equilibrium) -> Float[Array, ""]:
@@ -37,7 +37,7 @@ def virial(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     if not any(equilibrium.system.periodic):
         raise InvalidInput("a system with open boundaries has no virial: it has no cell to strain")
     equilibrium.potential.check_strain("stress and no elastic modulus")
-    return -_strain_gradient(equilibrium.configuration)
+    return _virial(equilibrium.configuration)
 
 
 def stress(equilibrium: Equilibrium) -> Float[Array, "d d"]:
@@ -48,12 +48,15 @@ def stress(equilibrium: Equilibrium) -> Float[Array, "d d"]:
     **Raises** `InvalidInput` with boundaries that are open along some direction, walls, loads or tethers.
     """
     equilibrium.system.require_cell("stress: it has no volume")
-    return -virial(equilibrium) / volume(equilibrium)
+    pull, size = virial(equilibrium), volume(equilibrium)
+    xp = numpy_for(pull, size)
+    return as_array(-xp.asarray(pull) / xp.asarray(size))
 
 
 def pressure(equilibrium: Equilibrium) -> Float[Array, ""]:
     """p = -tr σ / d = -∂E/∂V at fixed shape of the cell, energy per volume."""
-    return -jnp.trace(stress(equilibrium)) / equilibrium.system.dim
+    tension = stress(equilibrium)
+    return as_array(-numpy_for(tension).trace(tension) / equilibrium.system.dim)
 
 
 def contact_number(equilibrium: Equilibrium) -> Float[Array, ""]:
@@ -66,8 +69,8 @@ def contact_number(equilibrium: Equilibrium) -> Float[Array, ""]:
 
 
 @compile_once
-def _strain_gradient(configuration: Configuration) -> Float[Array, "d d"]:
-    return configuration.strain_gradient()
+def _virial(configuration: Configuration) -> Float[Array, "d d"]:
+    return -configuration.strain_gradient()
 
 
 @compile_once

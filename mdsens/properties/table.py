@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import InvalidInput
 from ..linearization import Linearization
 from ..relaxation.equilibrium import Equilibrium
+from ..runtime.tracing import as_array, numpy_for
 from . import elasticity, state
 
 
@@ -73,7 +73,8 @@ def measured(
     for name in names:
         function = REGISTRY[name].function
         values.append(moduli[name] if function is None else function(equilibrium))
-    return jnp.stack([jnp.asarray(value, equilibrium.max_force.dtype) for value in values])
+    xp = numpy_for(values)
+    return as_array(xp.stack([xp.asarray(value) for value in values]), equilibrium.max_force.dtype)
 
 
 def check_properties(names: Iterable[str]) -> tuple[str, ...]:

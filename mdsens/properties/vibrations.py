@@ -35,6 +35,7 @@ class VibrationalModes(eqx.Module):
         return participation_ratio(self.vectors)
 
 
+@compile_once
 def participation_ratio(u: Float[Array, "*m n d"]) -> Float[Array, "*m"]:
     """(Σ|u|²)²/(N Σ|u|⁴) of displacements: 1 where all particles move alike far, 1/N where one does, NaN where none."""
     u = u / jnp.max(jnp.abs(u), axis=(-2, -1), keepdims=True)

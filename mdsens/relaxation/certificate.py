@@ -9,18 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..errors import SolveFailed
-from ..geometry import largest_length
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import analyze_contacts
 from ..landscape.thresholds import ZERO_EIGENVALUE_EXPONENT
 from ..linear_solvers import DENSE_UP_TO
 from ..linear_solvers.cholesky import explain_missing_factors
-from ..linearization import Linearization
+from ..linearization import Linearization, newton_step
 from ..neighbors import Neighbors
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array
@@ -200,7 +198,9 @@ def certify(
     found = linearization.evidence
     if thorough:
         with explain_missing_factors():
-            facts = facts | {key: float(value) for key, value in _newton_step(linearization).items()}
+            step = newton_step(linearization)
+        names = "distance", "solve_residual", "null_part"
+        facts = facts | {name: float(getattr(step, name)) for name in names}
     contacts, neighbors = linearization.contacts, linearization.configuration.neighbors
     rattlers, i, j = (np.asarray(a) for a in (contacts.rattlers, neighbors.i, neighbors.j))
     indeterminate = np.flatnonzero(contacts.indeterminate)
@@ -278,20 +278,6 @@ def _softest(linearization: Linearization, bound: float) -> tuple[float, bool]:
 @eqx.filter_jit
 def _inverse(linearization: Linearization, b: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return linearization.solve(b)
-
-
-@compile_once
-def _newton_step(linearization: Linearization) -> dict[str, Array]:
-    """The step to the true minimum, and how well it was solved for."""
-    forces, modes = linearization.configuration.gradient(), linearization.modes
-    step = linearization.solve(forces)
-    size = jnp.linalg.norm(forces)
-    scale = jnp.where(size > 0.0, size, 1.0)
-    return {
-        "distance": largest_length(step),
-        "solve_residual": jnp.linalg.norm(modes.project(linearization.hessian.product(step) - forces)) / scale,
-        "null_part": jnp.linalg.norm(forces - modes.project(forces)) / scale,
-    }
 
 
 def _contacts(linearization: Linearization, all_neighbors: Callable[[], Neighbors]) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput, MdsensError, Status
 from ..linearization import Linearization
 from ..potentials import Potential
+from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from .cell import enthalpy_slope, enthalpy_stiffness, of_volume
@@ -96,17 +98,16 @@ def find_cell(
         return _cell(*relax(potential, system), rule, pressure, longest, rounds, steps)
 
     def unfinished(cell: Cell) -> Bool[Array, ""]:
-        there = (cell.error <= allowed) & (cell.pressure == pressure)
-        return ~there & ~cell.unbounded & (cell.rounds < MOST_ROUNDS) & (cell.longest > SHORTEST_STRAIN)
+        return _unfinished(cell, pressure, allowed)
 
     def strain_further(cell: Cell) -> Cell:
         cell = _lowered(cell, pressure, allowed, rule)
-        strain, strained = _strained(cell, rule)
-        after = examine(strained, cell.pressure, cell.longest, cell.rounds + 1, cell.steps)
+        strain, strained, rounds = _strained(cell, rule)
+        after = examine(strained, cell.pressure, cell.longest, rounds, cell.steps)
         return _watched(_better(cell, after, strain), cell, bounds)
 
-    none, dtype = jnp.asarray(0, jnp.int32), system.positions.dtype
-    pressure = pressure.astype(dtype)
+    none, dtype = as_array(np.int32(0)), system.positions.dtype
+    pressure = as_array(pressure, dtype)
     bounds = _volumes(potential, system)
     cell = _from_above(examine(system, pressure, as_array(FIRST_STRAIN, dtype), none, none), rule)
     if not is_concrete((potential, system, pressure)):
@@ -114,6 +115,12 @@ def find_cell(
     while bool(unfinished(cell)):
         cell = strain_further(cell)
     return _under(cell, pressure, rule)
+
+
+@compile_once
+def _unfinished(cell: Cell, pressure: Float[Array, ""], allowed: Float[Array, ""]) -> Bool[Array, ""]:
+    there = (cell.error <= allowed) & (cell.pressure == pressure)
+    return ~there & ~cell.unbounded & (cell.rounds < MOST_ROUNDS) & (cell.longest > SHORTEST_STRAIN)
 
 
 @eqx.filter_jit
@@ -198,8 +205,8 @@ def _under(cell: Cell, pressure: Float[Array, ""], rule: Rule) -> Cell:
 
 
 @eqx.filter_jit
-def _strained(cell: Cell, rule: Rule) -> tuple[Float[Array, " m"], System]:
-    """A Newton step of limited length; downhill also where the enthalpy curves down."""
+def _strained(cell: Cell, rule: Rule) -> tuple[Float[Array, " m"], System, Int[Array, ""]]:
+    """A Newton step of limited length, downhill also where the enthalpy curves down; and how many it makes."""
     values, vectors = jnp.linalg.eigh(cell.stiffness)
     floor = 1e-6 * jnp.max(jnp.abs(cell.slope))
     step = -vectors @ ((vectors.T @ cell.slope) / jnp.maximum(jnp.abs(values), floor))
@@ -208,7 +215,7 @@ def _strained(cell: Cell, rule: Rule) -> tuple[Float[Array, " m"], System]:
     basis = jnp.asarray(rule.strains(cell.system.dim), step.dtype)
     deformation = jnp.eye(cell.system.dim, dtype=step.dtype) + jnp.einsum("m,mab->ab", step, basis)
     assert cell.system.box is not None
-    return step, cell.system.deform(cell.system.box @ deformation)
+    return step, cell.system.deform(cell.system.box @ deformation), cell.rounds + 1
 
 
 @eqx.filter_jit

@@ -22,9 +22,9 @@ from ..minimizers import FIRE
 from ..neighbors import Neighbors, PairFinder, allocate, automatic
 from ..neighbors.allocation import Survey, fitting, only_chosen
 from ..potentials import Potential
-from ..runtime.batching import select
+from ..runtime.batching import member, select
 from ..runtime.compiled import release_when_full
-from ..runtime.tracing import as_array, is_concrete, outside_trace
+from ..runtime.tracing import as_array, is_concrete, numpy_for, outside_trace
 from ..system import System
 from . import validation
 from .descent import Descent, Limits, Method, advance, begin, pushed_off, well_posed
@@ -73,11 +73,11 @@ def relax_ensemble(
     size = system.positions.shape[0]
     if own and len(potentials) != size:
         raise InvalidInput(f"{len(potentials)} potentials for {size} systems: one for all, or one for each")
-    first = jax.tree.map(lambda leaf: leaf[0], system)
+    first = member(system, 0)
     if potentials[0].is_measured and not own:
         potentials, own = potentials * size, True
     if own and any(each.is_measured for each in potentials):
-        of_each = [jax.tree.map(lambda leaf, k=k: leaf[k], system) for k in range(size)]
+        of_each = [member(system, k) for k in range(size)]
     else:
         of_each = [first] * len(potentials)
     prepared = [each.prepared_for(of_one) for each, of_one in zip(potentials, of_each, strict=True)]
@@ -111,7 +111,7 @@ def _check_derivatives(members: _Members, outcomes: Outcome, one_sided: bool) ->
     at_rest = np.flatnonzero(np.asarray(outcomes.max_force) <= np.asarray(members.tolerance))
     if at_rest.size:
         potential, system = members.member(int(at_rest[0]))
-        positions, neighbors = jax.tree.map(lambda leaf: leaf[at_rest[0]], (outcomes.positions, outcomes.neighbors))
+        positions, neighbors = member((outcomes.positions, outcomes.neighbors), int(at_rest[0]))
         here = Configuration(potential, system.replace(positions=positions), neighbors)
         validation.check_derivatives(here, one_sided)
 
@@ -143,10 +143,10 @@ class _Members(eqx.Module):
         return _Members(0 if self.own else None, 0, 0, self.own)  # type: ignore[arg-type]
 
     def potential_of(self, k: Any) -> Potential:
-        return jax.tree.map(lambda leaf: leaf[k], self.potential) if self.own else self.potential
+        return member(self.potential, k) if self.own else self.potential
 
     def system_of(self, k: Any) -> System:
-        return jax.tree.map(lambda leaf: leaf[k], self.system)
+        return member(self.system, k)
 
     def member(self, k: int) -> tuple[Potential, System]:
         return self.potential_of(k), self.system_of(k)
@@ -176,7 +176,12 @@ def _stacked(members: list[Any], what: str) -> Any:
     shapes = {(jax.tree.structure(each), *(jnp.shape(leaf) for leaf in jax.tree.leaves(each))) for each in members}
     if len(shapes) > 1:
         raise InvalidInput(f"the {what} of an ensemble must be of one shape, and these are of {len(shapes)}")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+    def stacked(*leaves: Array) -> Array:
+        xp = numpy_for(leaves)
+        return as_array(xp.stack([xp.asarray(leaf) for leaf in leaves]))
+
+    return jax.tree.map(stacked, *members)
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ from ..landscape.configuration import Configuration
 from ..linearization import Linearization
 from ..neighbors import Neighbors, PairFinder, allocate
 from ..potentials import Potential
+from ..runtime.batching import member
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import is_concrete, outside_trace
 from ..system import System
@@ -89,6 +90,8 @@ class Equilibrium:
             raise InvalidInput("this is one equilibrium, not an ensemble: it has no members")
         if isinstance(k, int) and not -self.energy.shape[0] <= k < self.energy.shape[0]:
             raise IndexError(f"there is no member {k} of {self.energy.shape[0]}")
+        if isinstance(k, int):
+            return member(self, k % self.energy.shape[0])
         return jax.tree.map(lambda leaf: leaf[k], self)
 
     @property

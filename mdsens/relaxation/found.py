@@ -60,7 +60,7 @@ def at_rest(
 def why_not_at_rest(found: Equilibrium) -> MdsensError | None:
     """The error for particles that `at_rest(throw=False)` has looked at; None for a minimum at rest."""
     facts = float(found.max_force), float(found.tolerance), float(found.curvature)
-    error = _why_not(*facts, bool(found.converged & ~found.minimum))
+    error = _why_not(*facts, bool(found.converged) and not bool(found.minimum))
     return error if error or found.status is Status.OK else found.status.raised()
 
 

@@ -256,13 +256,13 @@ class Relaxation:
         lowest = end.curvature.lowest
         minimum = converged & (np.isfinite(lowest) if host else jnp.isfinite(lowest)) & ~end.curvature.negative
         if strained is not None and allowed is not None:
-            reached = strained.error <= allowed
+            reached = strained.error <= (np.asarray(allowed) if host else allowed)
             converged, minimum = converged & reached, minimum & reached & (strained.lowest_stiffness > 0.0)
         return as_array(converged), as_array(minimum), as_array(overflow)
 
     def stress_tolerance(self, potential: Potential, system: System) -> Float[Array, ""]:
         """How far the stress may be off the pressure."""
-        return jax.lax.stop_gradient(self.force_limit / potential.length(system) ** (system.dim - 1))
+        return _stress_tolerance(as_array(self.force_limit, system.positions.dtype), potential, system)
 
     def solver_for(self, potential: Potential, system: System) -> lx.AbstractLinearSolver:
         """The linear solver behind the derivatives."""
@@ -361,6 +361,11 @@ class Relaxation:
         method = Method(self.minimizer, self.newton, finder)
         limits = limits_of(self.force_limit, self.max_steps, system)
         return _descend_in_jit(method, potential, system, limits, MOST_ESCAPES if self.escape else 0)
+
+
+@compile_once
+def _stress_tolerance(force_limit: Float[Array, ""], potential: Potential, system: System) -> Float[Array, ""]:
+    return jax.lax.stop_gradient(force_limit / potential.length(system) ** (system.dim - 1))
 
 
 def small_force(relative: float, force_scale: Any) -> Any:

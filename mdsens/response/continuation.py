@@ -6,10 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from ..errors import InvalidInput, MdsensError, NotDifferentiable, Status
 from ..parameters import check_name, parameter_value
@@ -96,7 +94,7 @@ class Path:
 
     def equilibrium(self, k: int) -> Equilibrium:
         """The k-th equilibrium of the path, relaxed from where it was found. **Raises** what `Relaxation` raises."""
-        return at_value(self.last, self.wrt, jnp.asarray(self.values[k]), jnp.asarray(self.positions[k]))
+        return at_value(self.last, self.wrt, self.values[k], self.positions[k])
 
     def value_at(self, fraction: float) -> np.ndarray:
         """The parameter at a fraction of the way."""
@@ -140,9 +138,9 @@ def follow(
     equilibrium.check()
     check_fixed_cell(equilibrium)
     potential.require_known_contacts()
-    start = parameter_value(wrt, potential, system)
-    goal = jnp.asarray(to, start.dtype)
-    if goal.shape != start.shape or not bool(jnp.all(jnp.isfinite(goal))):
+    start = np.asarray(parameter_value(wrt, potential, system))
+    goal = np.asarray(to, start.dtype)
+    if goal.shape != start.shape or not np.isfinite(goal).all():
         raise InvalidInput(f"the goal for {wrt} must be finite and of shape {list(start.shape)}, as its value is")
     size = float(potential.length(system))
     return _Follower(wrt, start, goal - start, max(1, points), size, progress).run(equilibrium)
@@ -160,8 +158,8 @@ class _Point:
 @dataclasses.dataclass
 class _Follower:
     wrt: str
-    value: Array
-    way: Array
+    value: np.ndarray
+    way: np.ndarray
     points: int
     size: float
     progress: Callable[[float, int], None] | None
@@ -210,7 +208,7 @@ class _Follower:
 
     def _at(self, here: _Point, target: float, response: np.ndarray) -> _Point:
         """The equilibrium at a fraction of the way, predicted from here."""
-        guess = here.rest.positions + (target - here.s) * jnp.asarray(response)
+        guess = np.asarray(here.rest.positions) + (target - here.s) * response
         rest = at_value(here.rest, self.wrt, self.value + target * self.way, guess)
         return _Point(target, rest, network(rest))
 
@@ -263,14 +261,15 @@ class _Follower:
 
     def _jumps(self, here: _Point, there: _Point, rates: ContactRates, ahead: ContactRates) -> bool:
         """Whether a particle has moved otherwise than the responses at both ends say, by the trapezoidal rule."""
-        moved = np.asarray(there.rest.positions - here.rest.positions)
+        moved = np.asarray(there.rest.positions) - np.asarray(here.rest.positions)
         off = np.linalg.norm(moved - 0.5 * (there.s - here.s) * (rates.response + ahead.response), axis=1)
         off[here.network.rattlers | there.network.rattlers] = 0.0
         return bool(off.max() > REARRANGEMENT * self.size)
 
     def _event(self, before: _Point, beyond: _Point) -> Event:
         one, two = before.network.contacts, beyond.network.contacts
-        move = np.linalg.norm(np.asarray(beyond.rest.positions - before.rest.positions), axis=1)
+        moved = np.asarray(beyond.rest.positions) - np.asarray(before.rest.positions)
+        move = np.linalg.norm(moved, axis=1)
         move[before.network.rattlers | beyond.network.rattlers] = 0.0
         opened, closed = tuple(sorted(one - two)), tuple(sorted(two - one))
         return Event(beyond.s, opened, closed, float(move.max()), bool(move.max() > REARRANGEMENT * self.size))
@@ -280,7 +279,7 @@ class _Follower:
         return Path(
             wrt=self.wrt,
             fractions=fractions,
-            values=np.asarray(self.value) + np.multiply.outer(fractions, np.asarray(self.way)),
+            values=self.value + np.multiply.outer(fractions, self.way),
             positions=np.stack([np.asarray(point.rest.positions) for point, _ in visited]),
             energies=np.array([float(point.rest.energy) for point, _ in visited]),
             responses=np.stack([response for _, response in visited]),

@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 from scipy.spatial import cKDTree
 
 from ..errors import InvalidInput
@@ -15,6 +16,8 @@ from ..parameters import direction_of
 from ..properties import VibrationalModes, vibrational_modes
 from ..properties.vibrations import participation_ratio
 from ..relaxation.equilibrium import Equilibrium
+from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
 from ..system import System
 from .nearby import check_fixed_cell
 from .sensitivity import Sensitivity
@@ -101,7 +104,7 @@ def response_field(
         gradient=gradient,
         affine=x @ gradient,
         nonaffine=nonaffine,
-        participation_ratio=float(participation_ratio(jnp.asarray(nonaffine))),
+        participation_ratio=float(participation_ratio(as_array(nonaffine))),
         frequencies=frequencies,
         overlaps=overlaps,
         distances=distances,
@@ -115,9 +118,8 @@ def _is_rounding(
     equilibrium: Equilibrium, displacements: np.ndarray, sensitivity: Sensitivity, direction: ArrayLike | None
 ) -> bool:
     """Whether a parameter that doubles moves no particle further than the minimum may be away: |forces|/curvature."""
-    value = jnp.asarray(sensitivity.value)
-    along = np.max(np.abs(np.asarray(direction_of(sensitivity.wrt, value, direction))))
-    doubled = (float(jnp.max(jnp.abs(value))) or 1.0) / along
+    along = np.max(np.abs(direction_of(sensitivity.wrt, sensitivity.value, direction)))
+    doubled = (float(np.max(np.abs(sensitivity.value))) or 1.0) / along
     size, curvature = float(equilibrium.configuration.length), float(equilibrium.curvature)
     away = float(equilibrium.max_force) * np.sqrt(displacements.size) / max(curvature, 1e-300)
     rounding = 1e4 * float(jnp.finfo(equilibrium.max_force.dtype).eps) * size
@@ -128,7 +130,7 @@ def motion(
     system: System, sensitivity: Sensitivity, direction: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Along a direction of the parameter: the gradient h⁻¹ dh of the affine motion [d, d], and all displacements."""
-    along = np.asarray(direction_of(sensitivity.wrt, jnp.asarray(sensitivity.value), direction))
+    along = direction_of(sensitivity.wrt, sensitivity.value, direction)
     displacements = np.tensordot(sensitivity.response, along, axes=along.ndim)
     if sensitivity.wrt != "box":
         return np.zeros((system.dim, system.dim)), displacements
@@ -141,27 +143,36 @@ def _overlaps(equilibrium: Equilibrium, u: np.ndarray, modes: int | VibrationalM
     if isinstance(modes, int) and modes == 0:
         return np.zeros(0), np.zeros(0)
     found = vibrational_modes(equilibrium) if isinstance(modes, int) else modes
-    first = int(np.sum(np.asarray(found.frequencies) <= 0.0))
-    last = first + modes if isinstance(modes, int) else len(found.frequencies)
-    along = np.einsum("mnd,nd->m", np.asarray(found.vectors[first:last]), u)
-    return np.asarray(found.frequencies[first:last]), along**2 / (np.sum(u**2) or 1.0)
+    frequencies, vectors = np.asarray(found.frequencies), np.asarray(found.vectors)
+    first = int(np.sum(frequencies <= 0.0))
+    last = first + modes if isinstance(modes, int) else len(frequencies)
+    along = np.einsum("mnd,nd->m", vectors[first:last], u)
+    return frequencies[first:last], along**2 / (np.sum(u**2) or 1.0)
 
 
 def _correlation(system: System, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """C(r) up to half the cell, or half the extent of an open system."""
-    x, size = system.positions, float(jnp.mean(system.diameters))
-    reach = float(jnp.min(system.heights)) if any(system.periodic) else float(np.ptp(np.asarray(x), axis=0).max())
+    x, size = np.asarray(system.positions), float(np.mean(np.asarray(system.diameters)))
+    reach = float(np.min(np.asarray(system.heights))) if any(system.periodic) else float(np.ptp(x, axis=0).max())
     edges = np.arange(0.0, 0.5 * reach, size / BINS_PER_DIAMETER)
     products, numbers = np.zeros(max(len(edges) - 1, 0)), np.zeros(max(len(edges) - 1, 0))
     for first in range(0, len(u), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
-        apart = np.array(jnp.linalg.norm(minimum_image(x[None] - x[rows, None], system.lattice), axis=-1))
+        apart = np.array(_distances(as_array(x[rows]), system.positions, system.lattice))
         apart[np.arange(len(apart)), first + np.arange(len(apart))] = np.inf
         products += np.histogram(apart, edges, weights=u[rows] @ u.T)[0]
         numbers += np.histogram(apart, edges)[0]
     some = numbers > 0
     mean_square = np.mean(np.sum(u**2, axis=-1)) or 1.0
     return 0.5 * (edges[1:] + edges[:-1])[some], products[some] / numbers[some] / mean_square
+
+
+@compile_once
+def _distances(
+    from_: Float[Array, "m d"], to: Float[Array, "n d"], lattice: Float[Array, "k d"] | None
+) -> Float[Array, "m n"]:
+    """From each of some points to the nearest image of each of others."""
+    return jnp.linalg.norm(minimum_image(to[None] - from_[:, None], lattice), axis=-1)
 
 
 def _first_zero(distances: np.ndarray, correlation: np.ndarray) -> float | None:
@@ -178,7 +189,7 @@ def _first_zero(distances: np.ndarray, correlation: np.ndarray) -> float | None:
 
 def _local_nonaffinity(system: System, u: np.ndarray) -> np.ndarray:
     """D²_min over the particles around each, per particle; zero with fewer than d + 1 of them."""
-    i, j, apart = _around(system, REACH * float(jnp.mean(system.diameters)))
+    i, j, apart = _around(system, REACH * float(np.mean(np.asarray(system.diameters))))
     n, d = u.shape
     change = u[j] - u[i]
 

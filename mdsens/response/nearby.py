@@ -7,28 +7,32 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
 from ..landscape.contacts import Gaps, contact_gaps, find_rattlers
 from ..linear_solvers.cholesky import explain_missing_factors
-from ..linearization import Linearization, linearize
+from ..linearization import linearize, newton_step
 from ..parameters import with_parameter
 from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
 from ..relaxation.relaxation import Relaxation
 from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
 from ..system import System
 
 MOST_NEWTON_STEPS = 8
 """Before a relaxation does the rest."""
 
 LONGEST_STEP = 0.1
-"""Of a particle in a Newton step, as a fraction of the mean diameter."""
+"""Of a particle in a Newton step, as a fraction of a typical length."""
 
 
-def at_value(equilibrium: Equilibrium, wrt: str, value: Array, guess: Float[Array, "n d"] | None = None) -> Equilibrium:
+def at_value(
+    equilibrium: Equilibrium, wrt: str, value: ArrayLike, guess: Float[np.ndarray, "n d"] | None = None
+) -> Equilibrium:
     """The equilibrium at another value of a parameter, from positions close to it.
 
     Newton's method, exact to second order while no contact changes, is followed by a relaxation.
@@ -36,9 +40,9 @@ def at_value(equilibrium: Equilibrium, wrt: str, value: Array, guess: Float[Arra
     **Raises** what `Relaxation` raises.
     """
     check_fixed_cell(equilibrium)
-    potential, system = with_parameter(wrt, value, equilibrium.potential, equilibrium.system)
+    potential, system = with_parameter(wrt, as_array(value), equilibrium.potential, equilibrium.system)
     if guess is not None:
-        system = system.replace(positions=system.with_relaxed(guess))
+        system = system.replace(positions=system.with_relaxed(as_array(guess)))
     relax = Relaxation(
         tolerance=float(equilibrium.tolerance),
         linear_solver=equilibrium.rule.solver,
@@ -62,29 +66,22 @@ def _by_newton(equilibrium: Equilibrium, potential: Potential, system: System) -
     It uses the pairs that are in contact or nearly so at the equilibrium, so that the linearization there and here are
     one compiled program. The relaxation that follows counts all pairs.
     """
-    size = float(potential.length(system))
     best, force = system, np.inf
     for _ in range(MOST_NEWTON_STEPS):
         here = Configuration(potential, system, equilibrium.neighbors)
         try:
             with explain_missing_factors():
                 linearization = linearize(here, equilibrium.rule.solver)
-                step, largest = jax.block_until_ready(_newton_step(linearization))
+                found = jax.block_until_ready(newton_step(linearization))
         except SolveFailed:
             break
-        if not float(largest) < force:
+        if not float(found.max_force) < force:
             break
-        best, force = system, float(largest)
-        if not (force > float(equilibrium.tolerance) and np.abs(np.asarray(step)).max() < LONGEST_STEP * size):
+        best, force = system, float(found.max_force)
+        if not (force > float(equilibrium.tolerance) and float(found.relative_length) < LONGEST_STEP):
             break
-        system = system.replace(positions=system.positions - step)
+        system = system.replace(positions=np.asarray(system.positions) + np.asarray(found.step))
     return best
-
-
-@compile_once
-def _newton_step(linearization: Linearization) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
-    slope = linearization.configuration.gradient()
-    return linearization.solve(slope), abs(slope).max()
 
 
 Contact = tuple[int, ...]

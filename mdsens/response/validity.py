@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -21,6 +20,7 @@ from ..linearization import Linearization
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
+from ..runtime.tracing import as_array
 from .nearby import at_value, check_fixed_cell, name_contact, network
 from .sensitivity import moved_by
 
@@ -128,18 +128,18 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
     equilibrium.check()
     check_fixed_cell(equilibrium)
     potential.require_contact_changes()
-    value = parameter_value(wrt, potential, system)
+    value = np.asarray(parameter_value(wrt, potential, system))
     along = direction_of(wrt, value, direction)
     rates = contact_rates(equilibrium, wrt, along)
-    far = FARTHEST * (float(jnp.max(jnp.abs(value)) / jnp.max(jnp.abs(along))) or np.inf)
+    far = FARTHEST * (float(np.max(np.abs(value)) / np.max(np.abs(along))) or np.inf)
     below, above = (_predicted(equilibrium, wrt, along, rates, sign, far) for sign in (-1, 1))
     limit = float(neighbors.skin) / max(2.0 * rates.speed + rates.fastest, 1e-300)
     limit = limit if potential.contact or len(rates.gap) else np.inf
     below, above = (change if change and abs(change.step) <= limit else None for change in (below, above))
     return Validity(
         wrt=wrt,
-        value=np.asarray(value),
-        direction=np.asarray(along),
+        value=value,
+        direction=along,
         below=below,
         above=above,
         lower=below.step if below else -limit,
@@ -148,7 +148,7 @@ def validity(equilibrium: Equilibrium, wrt: str, direction: ArrayLike | None = N
 
 
 def _predicted(
-    equilibrium: Equilibrium, wrt: str, along: Array, rates: ContactRates, sign: int, far: float
+    equilibrium: Equilibrium, wrt: str, along: np.ndarray, rates: ContactRates, sign: int, far: float
 ) -> ContactChange | None:
     """The first change: predicted to first order, and again from points on the way where nothing has changed yet.
 
@@ -157,11 +157,11 @@ def _predicted(
     change = first_change(rates, sign)
     if change is None or abs(change.step) > far:
         return None
-    value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
+    value = np.asarray(parameter_value(wrt, equilibrium.potential, equilibrium.system))
     here, done, share, contacts = equilibrium, 0.0, 0.6, network(equilibrium).contacts
     for _ in range(MOST_PREDICTIONS):
         step = share * (change.step - done)
-        guess = here.positions + step * jnp.asarray(rates.response)
+        guess = np.asarray(here.positions) + step * rates.response
         try:
             there = at_value(here, wrt, value + (done + step) * along, guess)
             if network(there).contacts != contacts:
@@ -204,7 +204,7 @@ class ContactRates:
         return float(np.max(np.abs(self.rate), initial=0.0))
 
 
-def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> ContactRates:
+def contact_rates(equilibrium: Equilibrium, wrt: str, direction: ArrayLike) -> ContactRates:
     """Response, gaps and their rates along a direction of a parameter.
 
     **Raises** what differentiating the positions raises, `SolveFailed` included, but not for indeterminate contacts,
@@ -217,7 +217,7 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: Array) -> Conta
     neighbors = equilibrium.all_neighbors
     with explain_missing_factors():
         rates = _rates.where(not is_direct(linearization.solver))
-        found = jax.block_until_ready(rates(wrt, one_sided, linearization, neighbors, direction))
+        found = jax.block_until_ready(rates(wrt, one_sided, linearization, neighbors, as_array(direction)))
     response, gaps, rate = jax.tree.map(np.asarray, found)
     if not np.isfinite(response).all():
         raise Status.SOLVE_FAILED.raised(what=f"the response to {wrt}")

@@ -1,4 +1,4 @@
-"""Steps that only some members of a batch need."""
+"""Members of a batch, and steps that only some of them need."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from .compiled import compile_once
+from .tracing import as_array
 
 Context = TypeVar("Context")
 State = TypeVar("State")
+Tree = TypeVar("Tree")
+
+
+def member(batch: Tree, k: int | Int[Array, "..."]) -> Tree:
+    """Member k of a tree whose arrays have a leading axis, or those with the numbers k.
+
+    Of arrays that the host knows it takes one program, and not two for each shape.
+    """
+    return _member(batch, as_array(np.int32(k)) if isinstance(k, int | np.integer) else k)
+
+
+@compile_once
+def _member(batch: Tree, k: Int[Array, "..."]) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[k], batch)
 
 
 def run_where(

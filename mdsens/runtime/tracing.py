@@ -30,6 +30,11 @@ def as_array(value: Any, dtype: Any = None) -> Array:
     return jax.device_put(known.astype(jax.dtypes.canonicalize_dtype(known.dtype), copy=False))
 
 
+def numpy_for(*arrays: PyTree) -> Any:
+    """NumPy for arrays that the host knows, for which it compiles nothing; else `jax.numpy`."""
+    return np if is_concrete(arrays) else jnp
+
+
 def outside_trace(concrete: bool = True) -> contextlib.AbstractContextManager[None]:
     """Compute outside the enclosing JAX trace, so that compiled programs are reused.
 

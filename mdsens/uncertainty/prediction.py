@@ -224,7 +224,7 @@ def predict(
         properties=dict(zip(names, at_rest.tolist(), strict=True)),
         property_slopes=property_slopes,
         linearization=linearization,
-        neighbors=neighbors.only(~linearization.contacts.rattlers),
+        neighbors=neighbors.only(~np.asarray(linearization.contacts.rattlers)),
     )
 
 

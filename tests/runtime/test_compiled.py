@@ -5,6 +5,7 @@ import os
 import jax
 import numpy as np
 
+import mdsens
 from mdsens.runtime import compiled
 from samples import RELAX, jammed
 
@@ -21,6 +22,22 @@ def test_compiled_programs_are_released_when_there_are_too_many(monkeypatch, com
         anew = RELAX(rest.potential, rest.system)
     assert some.count > 0
     np.testing.assert_array_equal(anew.positions, again.positions)
+
+
+def test_numbers_on_the_host_are_computed_without_compiling(compilations):
+    """NumPy computes what is no program of its own, where JAX would compile one for each operation and shape."""
+    rest, small = jammed(n=32), "species-diameter:1"
+    own = {"survey", "_prepare", "advance_to", "_finish", "linearize", "_columns", "build", "_rates", "_gaps"}
+    own |= {"newton_step", "_elastic_tensors", "_virial", "_with_and_without_pressure", "_contact_number", "_modes"}
+    own |= {"_heights", "_distances", "_wrapped", "participation_ratio"}
+    jax.clear_caches()
+    with compilations as counted:
+        response = mdsens.sensitivity(rest, small)
+        mdsens.validity(rest, small)
+        mdsens.properties.table(rest)
+        mdsens.response_field(rest, response)
+    assert counted.functions <= own, counted.functions - own
+    assert len(counted.names) == len(counted.functions)
 
 
 def test_the_least_recently_used_programs_on_disk_are_removed(monkeypatch, tmp_path):
