@@ -98,6 +98,10 @@ def jam(
         jammed = _is_jammed(equilibrium)
         if jammed and not bool(equilibrium.converged):
             equilibrium = relax_or_raise(potential, here)  # raises the reason
+        # a list of the same capacity at the next packing fraction, and so the same programs
+        relax, relax_or_raise = (
+            dataclasses.replace(each, neighbors=equilibrium.pair_finder) for each in (relax, relax_or_raise)
+        )
         here = equilibrium.frozen.system
         latest[jammed] = equilibrium
         phi = float(here.packing_fraction)

@@ -26,6 +26,13 @@ def test_the_onset_lies_between_jammed_and_loose_and_is_isostatic(packing_fracti
     assert "jams at" in str(found)
 
 
+def test_a_search_compiles_its_descent_once(compilations):
+    """Neighbor lists keep their capacity from one packing fraction to the next."""
+    with compilations as counted:
+        mdsens.jam(SOFT, mdsens.random_packing(40, packing_fraction=0.95, seed=0), accuracy=1e-3)
+    assert counted.names.count("jit(advance_to)") == 1
+
+
 def test_a_packing_is_made_at_a_given_pressure():
     found = mdsens.jam(SOFT, start(0.9), pressure=1e-3, accuracy=1e-4)
     np.testing.assert_allclose(properties.pressure(found.equilibrium), 1e-3, rtol=1e-7)
