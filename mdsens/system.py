@@ -199,7 +199,8 @@ class System(eqx.Module):
         """The degrees of freedom that relax; None where all do."""
         if self.fixed is None:
             return None
-        return ~jnp.broadcast_to(self.fixed.reshape(self.n, -1), self.positions.shape)
+        xp = numpy_for(self.fixed)
+        return as_array(~xp.broadcast_to(xp.asarray(self.fixed).reshape(self.n, -1), self.positions.shape))
 
     def relaxing(self, u: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Forces or displacements, zero where degrees of freedom are fixed."""
@@ -207,7 +208,8 @@ class System(eqx.Module):
 
     def with_relaxed(self, positions: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Other positions, with fixed degrees of freedom as they are here."""
-        return positions if self.movable is None else jnp.where(self.movable, positions, self.positions)
+        movable, xp = self.movable, numpy_for(self.fixed, positions, self.positions)
+        return positions if movable is None else as_array(xp.where(movable, positions, self.positions))
 
     @property
     def volume(self) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
 from ..geometry import PairList
-from ..runtime.tracing import as_array
+from ..runtime.compiled import compile_once
 from ..system import System
 from .base import Potential, Scalar
 from .pair import PairPotential
@@ -156,9 +156,8 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
             term.check_functions(system)
 
     def check_for(self, system: System, cutoffs: np.ndarray) -> None:
-        each = as_array(np.arange(system.n))
-        for term in self.terms:
-            term.check_for(system, np.asarray(term.cutoffs(system, each, each)))
+        for term, own in zip(self.terms, _own_cutoffs(self.terms, system), strict=True):
+            term.check_for(system, np.asarray(own))
 
     def keeps_images(self, system: System, start: System) -> Bool[Array, ""]:
         return functools.reduce(jnp.logical_and, (term.keeps_images(system, start) for term in self.terms))
@@ -186,6 +185,13 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
 
     def _of_terms(self, names_of: Any) -> list[str]:
         return [f"{name}.{own}" for name, term in zip(self.names, self.terms, strict=True) for own in names_of(term)]
+
+
+@compile_once
+def _own_cutoffs(terms: tuple[Potential, ...], system: System) -> list[Float[Array, " n"]]:
+    """Of each term, between each particle and its like."""
+    each = jnp.arange(system.n)
+    return [term.cutoffs(system, each, each) for term in terms]
 
 
 def _names(terms: list[Potential], given: list[str | None]) -> tuple[str, ...]:
