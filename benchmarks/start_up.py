@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -101,51 +100,48 @@ print(float(abs(jax.grad(lambda D: (weights * rule(None, D)).sum())(jnp.asarray(
 )
 
 
-def seconds(command, repeats, environment=None):
-    def once():
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode:
-            raise SystemExit(f"{command[-1][-300:]}\nfailed: {done.stderr[-2000:]}")
-        return time.perf_counter() - start
-
-    return statistics.median(once() for _ in range(repeats))
+def seconds(command, environment):
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[-1][-300:]}\nfailed: {done.stderr[-2000:]}")
+    return time.perf_counter() - start
 
 
 def environment(home):
-    """Without a cache of compiled programs, or with one that begins empty in `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    """Without a cache of compiled programs, or with one that begins empty in `home`; with bytecode, as packages have it
+    that pip installs.
+    """
+    left = "JAX_", "PYTHONDONTWRITEBYTECODE"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
     return kept | {"XDG_CACHE_HOME": str(home), "HOME": str(home)}
 
 
 def measured(repeats):
+    """Medians; one after the other in each repeat, since the speed of a shared machine changes within minutes."""
     python, command = [sys.executable, "-c"], [sys.executable, "-m", "mdsens"]
     names = "import mdsens; mdsens.System, mdsens.Relaxation, mdsens.SoftSphere, mdsens.random_packing"
-    rows = {}
-
-    def row(name, arguments, home, count=repeats):
-        rows[name] = seconds(arguments, count, environment(home))
-        print(f"{name:<44} {rows[name]:6.2f} s", flush=True)
-
+    commands = {
+        "python": [*python, ""],
+        "import jax": [*python, "import jax"],
+        "import mdsens": [*python, "import mdsens"],
+        "import mdsens and use its names": [*python, names],
+        "mdsens --help": [*command, "--help"],
+        "first gradient, mdsens": [*python, OURS],
+        "first gradient, jax-md and jaxopt": [*python, RECIPE],
+        "mdsens demo": [*command, "demo", "-o"],
+        "mdsens demo again": [*command, "demo", "-o"],
+    }
+    rows = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        row("python", [*python, ""], home)
-        row("import jax", [*python, "import jax"], home)
-        row("import mdsens", [*python, "import mdsens"], home)
-        row("import mdsens and use its names", [*python, names], home)
-        row("mdsens --help", [*command, "--help"], home)
-        row("first gradient, mdsens", [*python, OURS], home)
-        row("first gradient, jax-md and jaxopt", [*python, RECIPE], home)
-        demo, cold = [*command, "demo", "-o", str(home / "demo")], []
         for k in range(repeats):
-            fresh = home / f"home-{k}"
-            fresh.mkdir()
-            cold.append(seconds(demo, 1, environment(fresh)))
-            shutil.rmtree(home / "demo")
-        rows["mdsens demo"] = statistics.median(cold)
-        print(f"{'mdsens demo':<44} {rows['mdsens demo']:6.2f} s", flush=True)
-        row("mdsens demo again", demo, fresh)
-    return rows
+            home = Path(folder, f"home-{k}")
+            home.mkdir()
+            for name, given in commands.items():
+                pictures = [str(home / name)] if "demo" in name else []
+                rows[name].append(seconds([*given, *pictures], environment(home)))
+                print(f"{k + 1}/{repeats} {name:<44} {rows[name][-1]:6.2f} s", flush=True)
+    return {name: statistics.median(each) for name, each in rows.items()}
 
 
 def table(facts):
