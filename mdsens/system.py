@@ -242,8 +242,9 @@ class System(eqx.Module):
     def packing_fraction(self) -> Float[Array, ""]:
         """The spheres' own volume over the volume of the cell; overlaps are counted twice."""
         unit_ball = math.pi / 4 if self.dim == 2 else math.pi / 6
-        xp = numpy_for(self.diameters, self.box)
-        return as_array(unit_ball * xp.sum(xp.asarray(self.diameters) ** self.dim) / xp.asarray(self.volume))
+        volume = self.volume
+        xp = numpy_for(self.diameters, volume)
+        return as_array(unit_ball * xp.sum(xp.asarray(self.diameters) ** self.dim) / xp.asarray(volume))
 
     def wrapped(self) -> Float[Array, "n d"]:
         """The positions moved into the cell, for drawing and for files."""

@@ -5,6 +5,7 @@ import pytest
 
 import mdsens
 from mdsens.geometry import minimum_image, reciprocal
+from mdsens.parameters import parameter_value, with_parameter
 
 TRICLINIC = np.array([[4.0, 0.0, 0.0], [1.3, 3.5, 0.0], [-0.7, 0.9, 5.0]])
 
@@ -144,6 +145,24 @@ def test_a_system_is_a_pytree_under_every_transformation():
     np.testing.assert_array_equal(moved.positions, 2.0 * system.positions)
     batch = jax.vmap(lambda scale: system.replace(diameters=scale * system.diameters))(jnp.arange(1.0, 4.0))
     assert batch.diameters.shape == (3, 8)
+
+
+def test_a_system_that_is_known_may_be_used_within_a_compiled_function():
+    """NumPy computes for known systems, and its numbers must mix with traced ones."""
+    system = mdsens.random_packing(32, 2, (1.0, 0.6), 0.98, seed=0).replace(fixed=np.arange(32) < 4)
+    wrt, potential = "species-diameter:1", mdsens.SoftSphere()
+
+    @jax.jit
+    def measures(one):
+        grown = with_parameter(wrt, jnp.asarray(0.65), potential, system)[1]
+        moved = system.with_relaxed(one + system.positions)
+        mean = parameter_value(wrt, potential, system)
+        return one * system.packing_fraction, one * system.volume, one * mean, grown.diameters, moved
+
+    fraction, volume, mean, diameters, moved = measures(1.0)
+    np.testing.assert_allclose([fraction, volume, mean], [0.98, np.linalg.det(system.box), 0.6], rtol=1e-14)
+    np.testing.assert_allclose(np.unique(diameters), [0.65, 1.0], rtol=1e-14)
+    np.testing.assert_array_equal(moved - system.positions > 0.5, np.arange(32)[:, None] >= np.full((1, 2), 4))
 
 
 def test_single_precision_stays_single_and_integers_become_floats():

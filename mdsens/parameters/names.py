@@ -48,10 +48,7 @@ def parameter_value(name: str, potential: Potential, system: System) -> Array:
     if name in ("diameters", "box", "positions"):
         return getattr(system, name)
     if name.startswith("species-diameter:"):
-        xp = numpy_for(system.diameters, system.species)
-        sizes, members = xp.asarray(system.diameters), _of_species(name, system)
-        smallest = xp.min(sizes, where=members, initial=np.inf)
-        return as_array(smallest + xp.mean(sizes - smallest, where=members))  # exact where all are equal
+        return as_array(_mean_diameter(name, system))
     return potential.get_parameter(name)
 
 
@@ -63,11 +60,19 @@ def with_parameter(name: str, value: Array, potential: Potential, system: System
         moved = system.replace(positions=value)
         return potential, moved.replace(positions=moved.with_relaxed(system.positions))
     if name.startswith("species-diameter:"):
-        xp, mean = numpy_for(value, system.diameters, system.species), parameter_value(name, potential, system)
-        growth = xp.asarray(value) - xp.asarray(jax.lax.stop_gradient(mean))
+        xp, known = numpy_for(value, system.diameters, system.species), jax.lax.stop_gradient(system)
+        growth = xp.asarray(value) - _mean_diameter(name, known)
         grown = xp.asarray(system.diameters) + xp.where(_of_species(name, system), growth, 0.0)
         return potential, system.replace(diameters=as_array(grown))
     return potential.with_parameter(name, value), system
+
+
+def _mean_diameter(name: str, system: System) -> Any:
+    """That of the species in `species-diameter:K`, by NumPy where the host knows the system."""
+    xp = numpy_for(system.diameters, system.species)
+    sizes, members = xp.asarray(system.diameters), _of_species(name, system)
+    smallest = xp.min(sizes, where=members, initial=np.inf)
+    return smallest + xp.mean(sizes - smallest, where=members)  # exact where all are equal
 
 
 def _of_species(name: str, system: System) -> Any:

@@ -21,12 +21,13 @@ def power(x: Scalar, exponent: Scalar) -> Scalar:
     On a CPU a power takes longer than the rest of a pair's force, so all derivatives share one.
     """
     fixed_x, fixed_exponent = jax.lax.stop_gradient((x, exponent))
-    harmonic, hertzian, stress = (fixed_exponent == special for special in (2.0, 2.5, 1.5))
+    two, five_halves, three_halves = (fixed_exponent == special for special in (2.0, 2.5, 1.5))
 
     def by_roots(x: Scalar) -> Scalar:
-        return jnp.where(harmonic, x * x, jnp.where(hertzian, x * x, x) * jnp.sqrt(x))
+        return jnp.where(two, x * x, jnp.where(five_halves, x * x, x) * jnp.sqrt(x))
 
-    value = jax.lax.cond(harmonic | hertzian | stress, by_roots, lambda x: x**fixed_exponent, fixed_x)
+    special = two | five_halves | three_halves
+    value = jax.lax.cond(special, by_roots, lambda x: x**fixed_exponent, fixed_x)
     return _lowered_power(x, exponent, value, 0)
 
 
