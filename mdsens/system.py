@@ -208,7 +208,8 @@ class System(eqx.Module):
 
     def with_relaxed(self, positions: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Other positions, with fixed degrees of freedom as they are here."""
-        movable, xp = self.movable, numpy_for(self.fixed, positions, self.positions)
+        movable = self.movable
+        xp = numpy_for(movable, positions, self.positions)
         return positions if movable is None else as_array(xp.where(movable, positions, self.positions))
 
     @property

@@ -48,7 +48,10 @@ def parameter_value(name: str, potential: Potential, system: System) -> Array:
     if name in ("diameters", "box", "positions"):
         return getattr(system, name)
     if name.startswith("species-diameter:"):
-        return as_array(_mean_diameter(name, system))
+        xp = numpy_for(system.diameters, system.species)
+        sizes, members = xp.asarray(system.diameters), _of_species(name, system)
+        smallest = xp.min(sizes, where=members, initial=np.inf)
+        return as_array(smallest + xp.mean(sizes - smallest, where=members))  # exact where all are equal
     return potential.get_parameter(name)
 
 
@@ -60,19 +63,12 @@ def with_parameter(name: str, value: Array, potential: Potential, system: System
         moved = system.replace(positions=value)
         return potential, moved.replace(positions=moved.with_relaxed(system.positions))
     if name.startswith("species-diameter:"):
-        xp, known = numpy_for(value, system.diameters, system.species), jax.lax.stop_gradient(system)
-        growth = xp.asarray(value) - _mean_diameter(name, known)
+        mean = jax.lax.stop_gradient(parameter_value(name, potential, system))
+        xp = numpy_for(value, mean, system.diameters)
+        growth = xp.asarray(value) - xp.asarray(mean)
         grown = xp.asarray(system.diameters) + xp.where(_of_species(name, system), growth, 0.0)
         return potential, system.replace(diameters=as_array(grown))
     return potential.with_parameter(name, value), system
-
-
-def _mean_diameter(name: str, system: System) -> Any:
-    """That of the species in `species-diameter:K`, by NumPy where the host knows the system."""
-    xp = numpy_for(system.diameters, system.species)
-    sizes, members = xp.asarray(system.diameters), _of_species(name, system)
-    smallest = xp.min(sizes, where=members, initial=np.inf)
-    return smallest + xp.mean(sizes - smallest, where=members)  # exact where all are equal
 
 
 def _of_species(name: str, system: System) -> Any:

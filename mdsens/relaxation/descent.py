@@ -193,15 +193,11 @@ def _newton_attempt(context: Any, run: Descent) -> Descent:
     end = newton_descent(method.newton, here, -_force(run.state, here), limits.tolerance, longest_move)
     failed = ~end.needs_rebuild & (end.max_force > limits.tolerance)
     later = NEXT_ATTEMPT * jnp.minimum(run.newton_below, end.begun_at)
-    positions, max_force, newton_below = (
-        jnp.where(failed, old, new)
-        for old, new in ((run.positions, end.positions), (run.max_force, end.max_force), (later, run.newton_below))
-    )
     return dataclasses.replace(
         run,
-        positions=positions,
-        max_force=max_force,
-        newton_below=newton_below,
+        positions=jnp.where(failed, run.positions, end.positions),
+        max_force=jnp.where(failed, run.max_force, end.max_force),
+        newton_below=jnp.where(failed, later, run.newton_below),
         steps=run.steps + end.steps,
         needs_rebuild=end.needs_rebuild,
         needs_start=~failed,

@@ -22,8 +22,11 @@ Tree = TypeVar("Tree")
 def member(batch: Tree, k: int | Int[Array, "..."]) -> Tree:
     """Member k of a tree whose arrays have a leading axis, or those with the numbers k.
 
-    Of arrays that the host knows it takes one program, and not two for each shape.
+    Arrays of NumPy are indexed where they are; of others that the host knows one program takes it, and not two for each
+    shape.
     """
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch)):
+        return jax.tree.map(lambda leaf: leaf[k], batch)
     return _member(batch, as_array(np.int32(k)) if isinstance(k, int | np.integer) else k)
 
 

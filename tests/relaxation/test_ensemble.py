@@ -110,6 +110,15 @@ def test_several_devices_share_the_members():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_a_member_of_an_ensemble_on_the_host_is_on_the_host(compilations):
+    systems = [mdsens.random_packing(32, 2, (1.0, 0.8), 0.95, seed=seed) for seed in range(2)]
+    together = jax.device_get(mdsens.relax_ensemble(mdsens.Relaxation(), mdsens.SoftSphere(), systems))
+    with compilations as counted:
+        last = together[-1]
+    assert isinstance(last.energy, np.generic | np.ndarray) and float(last.energy) == together.energy[1]
+    assert counted.count == 0
+
+
 def test_a_member_is_an_equilibrium_and_the_ensemble_is_not():
     systems = [jammed(seed, n=32).system for seed in (0, 1)]
     many = mdsens.relax_ensemble(RELAX, mdsens.SoftSphere(), systems)

@@ -27,6 +27,7 @@ from ...relaxation.ensemble import relax_ensemble
 from ...relaxation.equilibrium import Equilibrium
 from ...relaxation.relaxation import Relaxation
 from ...response.sensitivity import Sensitivity, assemble_sensitivity, sensitivity, sensitivity_columns
+from ...runtime.batching import member
 from ...system import System
 from ..sections import Study
 from ..sources import load
@@ -149,7 +150,7 @@ def _compute_together(ready: Sequence[tuple[Task, Potential, System]], batch: Ba
                 curvature=float(rest.curvature),
             )
             return found
-        mine: _Measurements = jax.tree.map(lambda leaf: leaf[k], measurements)
+        mine: _Measurements = member(measurements, k)
         found.system = rest.system
         found.properties = dict(zip(wanted.properties, mine.properties.tolist(), strict=True))
         if wanted.certificate:
