@@ -11,6 +11,7 @@ import typer
 
 from .. import __version__
 from ..errors import InvalidInput, MdsensError
+from ..runtime.collecting import collect_rarely
 from . import inverse, packings, study
 from .options import Command
 
@@ -55,6 +56,7 @@ def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the computation failed, 2 the input makes no sense, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA warns about its own settings in programs from the cache
     warnings.showwarning = lambda message, *_: print(f"mdsens: note: {message}", file=sys.stderr)
+    collect_rarely()
     try:
         app()
     except (InvalidInput, FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:

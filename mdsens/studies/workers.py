@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from ..runtime.collecting import collect_rarely
 from ..runtime.progress import progress_bars
 from .execution import Execution, Outcome, Started, Stop, places
 from .record import compute_and_save, record_failure
@@ -162,6 +163,7 @@ def _kills_for_memory() -> int:
 def _begin(device: str, k: int) -> None:
     """Prepare a worker before JAX is imported: its device, one thread, no bars, and an end when its parent ends."""
     progress_bars(False)
+    collect_rarely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
