@@ -5,7 +5,8 @@ it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -47,6 +48,7 @@ class Linearization(eqx.Module):
     """A configuration at rest to second order.
 
     - `configuration`: the point.
+    - `forces`: -∂E/∂x there [n, d], energy per length, on fixed degrees of freedom, too.
     - `contacts`: rattlers, and contacts that the residual forces leave undetermined.
     - `modes`: the zero modes known beforehand, rattlers and rigid motions of clusters.
     - `hessian`: H, without the contacts of rattlers.
@@ -56,6 +58,7 @@ class Linearization(eqx.Module):
     """
 
     configuration: Configuration
+    forces: Float[Array, "n d"]
     contacts: ContactAnalysis
     modes: ZeroModes
     hessian: Hessian
@@ -71,17 +74,22 @@ class Linearization(eqx.Module):
 
     @eqx.filter_jit
     def at(self, configuration: Configuration) -> Linearization:
-        """The same point as a differentiable function of the configuration; contacts and factors stay as they are."""
+        """The same point as a differentiable function of the configuration; all but the Hessian and the zero modes
+        stays as it is.
+        """
         backbone = configuration.without(self.contacts.rattlers)
         modes = known_zero_modes(backbone, self.contacts.rattlers)
         kept = self.curvature, self.evidence, self.solver, self.factors
-        return Linearization(configuration, self.contacts, modes, backbone.hessian(), *kept)
+        return Linearization(configuration, self.forces, self.contacts, modes, backbone.hessian(), *kept)
 
-    def without_fallback(self) -> Linearization | None:
-        """The same, but a solve that fails is NaN where otherwise another solver steps in; None where none would."""
-        if not (isinstance(self.solver, Cholesky) and self.solver.falls_back):
-            return None
-        return dataclasses.replace(self, solver=dataclasses.replace(self.solver, falls_back=False))
+    def attempts(self) -> tuple[Linearization, ...]:
+        """This one, and before it, where the solver is sparse factors, one whose solves are half the code, and NaN
+        where they take more than a refinement.
+        """
+        if not isinstance(self.solver, Cholesky):
+            return (self,)
+        in_short = dataclasses.replace(self.solver, falls_back=False, regular=True)
+        return dataclasses.replace(self, solver=in_short), self
 
     def solve(self, b: Displacements) -> Displacements:
         """H⁺ b, the minimum-norm solution of H u = P b, P the projection off the zero modes; NaN if not to be trusted.
@@ -188,7 +196,29 @@ def linearize(
     else:
         rigid = jnp.where(contacts.rigid, modes.rigid, 0.0)
         modes = dataclasses.replace(modes, rattlers=contacts.rattlers, rigid=rigid)
-    return Linearization(configuration, contacts, modes, hessian, curvature, evidence, solver, factors)
+    forces = -here.whole_gradient()
+    return Linearization(configuration, forces, contacts, modes, hessian, curvature, evidence, solver, factors)
+
+
+R = TypeVar("R")
+
+
+def by_attempts(
+    function: Callable[[Linearization], R], attempts: Sequence[Linearization]
+) -> tuple[R, Sequence[Linearization]]:
+    """What a function gives for the first of `Linearization.attempts` without a NaN, for the last of traced ones or if
+    there is none; and the attempts from this one on, for the next call.
+    """
+    if not is_concrete(attempts):
+        attempts = attempts[-1:]
+    found = function(attempts[0])
+    if len(attempts) == 1 or not _has_nan(found):
+        return found, attempts
+    return by_attempts(function, attempts[1:])
+
+
+def _has_nan(tree: Any) -> bool:
+    return any(np.isnan(np.asarray(leaf)).any() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
 
 
 class NewtonStep(eqx.Module):
@@ -211,7 +241,8 @@ class NewtonStep(eqx.Module):
 @compile_once
 def newton_step(linearization: Linearization) -> NewtonStep:
     """One Newton step of a linearization."""
-    slope, modes = linearization.configuration.gradient(), linearization.modes
+    configuration, modes = linearization.configuration, linearization.modes
+    slope = -configuration.system.relaxing(linearization.forces)
     step = linearization.solve(-slope)
     size = jnp.linalg.norm(slope)
     scale = jnp.where(size > 0.0, size, 1.0)
@@ -219,7 +250,7 @@ def newton_step(linearization: Linearization) -> NewtonStep:
     return NewtonStep(
         step=step,
         distance=distance,
-        relative_length=distance / linearization.configuration.length,
+        relative_length=distance / configuration.length,
         max_force=largest(jnp.abs(slope)),
         solve_residual=jnp.linalg.norm(modes.project(linearization.hessian.product(step) + slope)) / scale,
         null_part=jnp.linalg.norm(slope - modes.project(slope)) / scale,

@@ -30,6 +30,8 @@ class Cholesky(SymmetricSolver):
 
     - `falls_back` (bool): whether other solvers take its place where a solution cannot be trusted, as where modes are
       softer than what is added to the diagonal; the automatic choice does so.
+    - `regular` (bool): whether a right-hand side with a part in an unknown null space counts as one that cannot be
+      solved for; half the code then suffices.
 
     **Reference:**
 
@@ -37,6 +39,7 @@ class Cholesky(SymmetricSolver):
     """
 
     falls_back: bool = eqx.field(default=False, static=True)
+    regular: bool = eqx.field(default=False, static=True)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Entries:
         """The entries of the upper triangle: rows, columns, values. Entries of one place are summed."""

@@ -20,7 +20,9 @@ s/(λ + s) each round, s being the addition to the diagonal of sparse factors.
 """
 
 Displacements = Float[Array, "n d"]
-Invert = Callable[[Displacements, Float[Array, ""], Bool[Array, ""]], Displacements]
+Invert = Callable[[Displacements, Float[Array, ""], Bool[Array, ""] | None], Displacements]
+"""A rough solve for b: of residuals down to a floor, and whether b has a null part, None where it has none for sure."""
+
 Multiply = Callable[[Displacements], Displacements]
 
 
@@ -51,13 +53,9 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
     eps = float(jnp.finfo(b.dtype).eps)
     good, size = eps**0.5, jnp.linalg.norm
 
-    def unfinished(run: _Refinement) -> Bool[Array, ""]:
-        return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
-
     def improve(run: _Refinement) -> _Refinement:
         wanted = jax.lax.cond(run.purify, multiply, lambda left: left - run.null, run.left)
-        floor = 30.0 * eps * (1.0 + size(run.x))
-        wanted = jnp.where(size(wanted) > floor, wanted, 0.0)
+        wanted, floor = _above_rounding(wanted, run.x)
         found = invert(wanted, floor, run.floppy)
         failed = ~jnp.all(jnp.isfinite(found)) | (jnp.any(wanted) & ~jnp.any(found))
         found = jnp.where(failed, 0.0, found)
@@ -68,7 +66,7 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
         stagnates = residual > STAGNATES * jnp.minimum(run.residual, 1.0)
         floppy = run.floppy | ((residual > 1e3 * good) & stagnates)
         astray = floppy & ~run.floppy  # the attempts so far went along a null part
-        error = size(x - run.x) / jnp.maximum(size(x), jnp.finfo(b.dtype).tiny)
+        error = _relative(x - run.x, x)
         error = jnp.where(run.purify | failed | astray, jnp.inf, error)
         x, left = jnp.where(astray, 0.0, x), jnp.where(astray, b, left)
         return _Refinement(x, left, null, residual, error, floppy, floppy & ~run.purify, run.rounds + 1)
@@ -76,12 +74,53 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
     far, no = jnp.asarray(jnp.inf, b.dtype), jnp.asarray(False)
     zero = jnp.zeros_like(b)
     start = _Refinement(zero, b, zero, far, far, no, no, jnp.asarray(0, jnp.int32))
-    run = jax.lax.while_loop(unfinished, improve, start)
+    run = jax.lax.while_loop(_unfinished, improve, start)
     rest = b - run.null
     annihilated = size(multiply(run.null)) <= good * size(run.null)
     apart = jnp.abs(jnp.sum(run.null * rest)) <= (10.0 * good * size(rest) + 1e2 * eps) * size(run.null)
     trusted = (run.error <= 10.0 * good) & (run.residual <= 10.0 * good) & annihilated & apart
     return jnp.where(trusted, run.x, jnp.nan)
+
+
+class _Regular(eqx.Module):
+    """The state of the refinement of A x = b, b without a part in a null space; `left` is b - A x."""
+
+    x: Displacements
+    left: Displacements
+    residual: Float[Array, ""]
+    error: Float[Array, ""]
+    rounds: Int[Array, ""]
+
+
+def refine_regular(invert: Invert, multiply: Multiply, b: Displacements) -> Displacements:
+    """As `refine` where b has no part in an unknown null space, by half the code; else NaN."""
+    good, size = float(jnp.finfo(b.dtype).eps) ** 0.5, jnp.linalg.norm
+
+    def improve(run: _Regular) -> _Regular:
+        found = invert(*_above_rounding(run.left, run.x), None)
+        x = run.x + found
+        left = b - multiply(x)
+        return _Regular(x, left, size(left), _relative(found, x), run.rounds + 1)
+
+    far = jnp.asarray(jnp.inf, b.dtype)
+    start = _Regular(jnp.zeros_like(b), b, far, far, jnp.asarray(0, jnp.int32))
+    run = jax.lax.while_loop(_unfinished, improve, start)
+    return jnp.where((run.error <= 10.0 * good) & (run.residual <= 10.0 * good), run.x, jnp.nan)
+
+
+def _unfinished(run: _Refinement | _Regular) -> Bool[Array, ""]:
+    good = float(jnp.finfo(run.x.dtype).eps) ** 0.5
+    return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
+
+
+def _above_rounding(wanted: Displacements, x: Displacements) -> tuple[Displacements, Float[Array, ""]]:
+    """What is to be solved for, zero where it is rounding in A x, and the size of that."""
+    floor = 30.0 * float(jnp.finfo(x.dtype).eps) * (1.0 + jnp.linalg.norm(x))
+    return jnp.where(jnp.linalg.norm(wanted) > floor, wanted, 0.0), floor
+
+
+def _relative(change: Displacements, x: Displacements) -> Float[Array, ""]:
+    return jnp.linalg.norm(change) / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
 
 
 def _orthogonal(x: Displacements, null: Displacements) -> Displacements:

@@ -17,7 +17,7 @@ from ..landscape.zero_modes import ZeroModes
 from .cholesky import Cholesky
 from .dense import PseudoInverse
 from .minres import Minres
-from .refinement import Multiply, refine
+from .refinement import Multiply, refine, refine_regular
 
 TAGS = (lx.symmetric_tag, lx.positive_semidefinite_tag)
 
@@ -75,6 +75,8 @@ def solve(
 
     flat = float(jnp.finfo(b.dtype).eps) ** ZERO_EIGENVALUE_EXPONENT
     invert = _inverter(solver, factors, hessian, modes, multiply, flat)
+    if isinstance(solver, Cholesky) and solver.regular:
+        return size / unit * refine_regular(invert, multiply, direction)
     x = refine(invert, multiply, direction)
     if isinstance(solver, Cholesky) and solver.falls_back:
         x = _rescued(x, hessian, modes, multiply, direction, flat)
@@ -144,12 +146,14 @@ def _inverter(
     """One rough solve, for the refinement."""
     unit = _unit(hessian)
 
-    def by_minres(b: Displacements, floor: Float[Array, ""], _floppy: Bool[Array, ""]) -> Displacements:
+    def by_minres(b: Displacements, floor: Float[Array, ""], _floppy: Bool[Array, ""] | None) -> Displacements:
         # b has no part along the zero modes, which H annihilates anyway: no projections are needed
         return modes.project(_minres(lambda u: hessian.product(u) / unit, b, flat, floor, solver))
 
-    def by_factors(b: Displacements, _floor: Float[Array, ""], floppy: Bool[Array, ""]) -> Displacements:
+    def by_factors(b: Displacements, _floor: Float[Array, ""], floppy: Bool[Array, ""] | None) -> Displacements:
         once = _scaled(b, lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
+        if floppy is None:
+            return modes.project(once)
 
         def twice() -> Displacements:
             return _scaled(multiply(once), lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
@@ -161,7 +165,7 @@ def _inverter(
         stiff = modes.project(u)
         return multiply(stiff) + (u - stiff)
 
-    def by_lineax(b: Displacements, _floor: Float[Array, ""], _floppy: Bool[Array, ""]) -> Displacements:
+    def by_lineax(b: Displacements, _floor: Float[Array, ""], _floppy: Bool[Array, ""] | None) -> Displacements:
         structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
         operator: lx.AbstractLinearOperator
         operator = lx.FunctionLinearOperator(lambda v: regular(v.reshape(b.shape)).ravel(), structure, TAGS)

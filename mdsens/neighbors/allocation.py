@@ -24,6 +24,11 @@ from .repeated import repeats
 ALL_PAIRS_UP_TO = 32
 """Particles up to which comparing all pairs at every step is as fast as a list."""
 
+SMALL_UP_TO = 1000
+"""Particles up to which the program that builds a list is compiled quickly: in 0.55 instead of 0.9 s, to take 0.5 ms
+longer.
+"""
+
 MOST_REPEATED = 1_000_000
 """Particles in a cell repeated to find pairs with images: more would take a minute and a gigabyte."""
 
@@ -140,9 +145,13 @@ def fitting(finder: PairFinder, potential: Potential, system: System, surveyed: 
     )
 
 
-@eqx.filter_jit
 def build(finder: PairFinder, potential: Potential, system: System) -> Neighbors:
     """`finder.build`, compiled."""
+    return _build.where(system.n > SMALL_UP_TO)(finder, potential, system)
+
+
+@compile_once
+def _build(finder: PairFinder, potential: Potential, system: System) -> Neighbors:
     return finder.build(potential, system)
 
 

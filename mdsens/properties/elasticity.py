@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jaxtyping import Array, Float
 from ..errors import InvalidInput, Status
 from ..geometry import symmetric_strains
 from ..linear_solvers.cholesky import explain_missing_factors
-from ..linearization import Linearization
+from ..linearization import Linearization, by_attempts
 from ..relaxation.cell import strain_stiffness
 from ..relaxation.equilibrium import Equilibrium
 from ..relaxation.rule import Rule
@@ -140,7 +142,7 @@ def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = Non
     if rule.refuse:
         linearization.check(rule.one_sided, rigid=False)
     with explain_missing_factors():
-        found = _elastic_tensors(linearization, rule)
+        found, _ = by_attempts(functools.partial(_elastic_tensors, rule), linearization.attempts())
         if is_concrete(found):
             jax.block_until_ready(found)
     if rule.refuse and is_concrete(found) and not np.isfinite(found[0]).all():
@@ -149,7 +151,7 @@ def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = Non
 
 
 @compile_once
-def _elastic_tensors(linearization: Linearization, rule: Rule) -> tuple[Tensor, Tensor]:
+def _elastic_tensors(rule: Rule, linearization: Linearization) -> tuple[Tensor, Tensor]:
     """The relaxed tensor and the affine one."""
     system = linearization.configuration.system
     place = symmetric_strains(system.dim)[1]

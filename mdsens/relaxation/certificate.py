@@ -18,7 +18,7 @@ from ..landscape.contacts import analyze_contacts
 from ..landscape.thresholds import ZERO_EIGENVALUE_EXPONENT
 from ..linear_solvers import DENSE_UP_TO
 from ..linear_solvers.cholesky import explain_missing_factors
-from ..linearization import Linearization, newton_step
+from ..linearization import Linearization, by_attempts, newton_step
 from ..neighbors import Neighbors
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array
@@ -198,7 +198,7 @@ def certify(
     found = linearization.evidence
     if thorough:
         with explain_missing_factors():
-            step = newton_step(linearization)
+            step, _ = by_attempts(newton_step, linearization.attempts())
         names = "distance", "solve_residual", "null_part"
         facts = facts | {name: float(getattr(step, name)) for name in names}
     contacts, neighbors = linearization.contacts, linearization.configuration.neighbors

@@ -184,12 +184,15 @@ class Equilibrium:
     @property
     def forces(self) -> Float[Array, "n d"]:
         """-∂E/∂x at the relaxed positions [n, d], energy per length; on fixed degrees of freedom, too."""
+        known = self._cache.known
+        if known is not None and is_concrete((self.configuration, known.forces)):
+            return known.forces
         return _forces(self.configuration)
 
     @property
     def reactions(self) -> Float[Array, "n d"]:
         """The forces that hold fixed degrees of freedom, ∂E/∂x there and zero elsewhere [n, d], energy per length."""
-        return _reactions(self.configuration)
+        return _reactions(self.system, self.forces)
 
     def check(self) -> None:
         """**Raises:**
@@ -268,5 +271,5 @@ def _forces(configuration: Configuration) -> Float[Array, "n d"]:
 
 
 @compile_once
-def _reactions(configuration: Configuration) -> Float[Array, "n d"]:
-    return configuration.whole_gradient() - configuration.gradient()
+def _reactions(system: System, forces: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return system.relaxing(forces) - forces

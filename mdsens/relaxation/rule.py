@@ -159,9 +159,8 @@ class _OfParticles(Motion):
         self, x: Float[Array, "n d"], theta: Theta
     ) -> tuple[Callable[[Theta], Any], Callable[[Theta], Any] | None]:
         linearization, rule = self.at_rest.at(theta).linearization(x), self.at_rest.rule
-        without_fallback = linearization.without_fallback()
-        attempt = None if without_fallback is None else eqx.Partial(response, without_fallback, rule=rule)
-        return eqx.Partial(response, linearization, rule=rule), attempt
+        responses = [eqx.Partial(response, each, rule=rule) for each in linearization.attempts()]
+        return responses[-1], responses[0] if len(responses) > 1 else None
 
 
 @eqx.filter_custom_jvp

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from scipy.spatial import cKDTree
 
 from ..errors import InvalidInput
 from ..geometry import minimum_image, reciprocal
@@ -206,6 +205,8 @@ def _local_nonaffinity(system: System, u: np.ndarray) -> np.ndarray:
 
 def _around(system: System, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (i, j) within reach, each both ways, and x_j - x_i; of each pair one image."""
+    from scipy.spatial import cKDTree
+
     x, lattice = np.asarray(system.wrapped()), system.lattice
     images, owner = x, np.arange(len(x))
     if lattice is not None:

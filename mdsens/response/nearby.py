@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput, SolveFailed
 from ..landscape.configuration import Configuration
-from ..landscape.contacts import Gaps, contact_gaps, find_rattlers
+from ..landscape.contacts import Gaps, contact_gaps
 from ..linear_solvers.cholesky import explain_missing_factors
-from ..linearization import linearize, newton_step
+from ..linearization import by_attempts, linearize, newton_step
 from ..parameters import with_parameter
 from ..potentials import Potential
 from ..relaxation.equilibrium import Equilibrium
@@ -72,7 +72,7 @@ def _by_newton(equilibrium: Equilibrium, potential: Potential, system: System) -
         try:
             with explain_missing_factors():
                 linearization = linearize(here, equilibrium.rule.solver)
-                found = jax.block_until_ready(newton_step(linearization))
+                found, _ = by_attempts(newton_step, linearization.attempts())
         except SolveFailed:
             break
         if not float(found.max_force) < force:
@@ -123,7 +123,9 @@ def network(equilibrium: Equilibrium) -> Network:
     """The contact network, empty without contacts. **Raises** `InvalidInput` where not all of them are known."""
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
     potential.require_known_contacts()
-    gaps, listed, rattlers = jax.tree.map(np.asarray, _gaps(Configuration(potential, system, neighbors)))
+    rattlers = equilibrium.linearization.contacts.rattlers
+    found = *_gaps(Configuration(potential, system, neighbors), rattlers), rattlers
+    gaps, listed, rattlers = jax.tree.map(np.asarray, found)
     times: dict[Contact, int] = {}
     contacts: set[Contact] = set()
     touching = gaps.touching & gaps.changes
@@ -134,11 +136,10 @@ def network(equilibrium: Equilibrium) -> Network:
 
 
 @compile_once
-def _gaps(configuration: Configuration) -> tuple[Gaps, Bool[Array, " c"], Bool[Array, " n"]]:
-    """All gaps, whether they are not those of empty slots of the list, and the rattlers."""
-    rattlers, pairs = find_rattlers(configuration), configuration.pairs
-    gaps = contact_gaps(configuration.without(rattlers), rattlers)
+def _gaps(configuration: Configuration, rattlers: Bool[Array, " n"]) -> tuple[Gaps, Bool[Array, " c"]]:
+    """All gaps, and whether they are not those of empty slots of the list."""
+    gaps, pairs = contact_gaps(configuration.without(rattlers), rattlers), configuration.pairs
     listed = jnp.ones(gaps.gap.shape, bool)
     if pairs is not None:
         listed = listed.at[: pairs.listed.size].set(pairs.listed)
-    return gaps, listed, rattlers
+    return gaps, listed

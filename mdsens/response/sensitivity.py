@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from ..errors import InvalidInput, NotDifferentiable, Status
 from ..geometry import PairList
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linear_solvers.solve import is_direct
-from ..linearization import Linearization
+from ..linearization import Linearization, by_attempts
 from ..parameters import check_name, parameter_value, with_parameter
 from ..potentials import Potential
 from ..relaxation.cell import relaxed_system
@@ -114,18 +115,20 @@ def sensitivity(
     basis = np.eye(max(1, value.size), dtype=value.dtype)
     at_once = min(len(basis), COLUMNS_AT_ONCE)
     found: list[list[np.ndarray]] = [[], [], [], []]
-    compute = _columns.where(not is_direct(linearization.solver))
+    attempts: Sequence[Linearization] = linearization.attempts()
+    compute = functools.partial(_columns.where(not is_direct(linearization.solver)), wrt, equilibrium.frozen)
     for first in range(0, len(basis), at_once):
         directions = basis[first : first + at_once]
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
         with explain_missing_factors():
-            results, least = jax.block_until_ready(compute(wrt, equilibrium.frozen, linearization, as_array(padded)))
-        for column, result in zip(found, results, strict=True):
-            column.append(np.asarray(result)[: len(directions)])
+            evaluated, attempts = by_attempts(functools.partial(compute, as_array(padded)), attempts)
+        parts, least = evaluated
+        for column, part in zip(found, parts, strict=True):
+            column.append(np.asarray(part)[: len(directions)])
         if progress is not None:
             progress(first + len(directions), len(basis))
-    columns, residuals, null_parts, pushes = (np.concatenate(parts) for parts in found)
+    columns, residuals, null_parts, pushes = (np.concatenate(column) for column in found)
     scale = max(float(np.max(pushes)), float(least))
     result = assemble_sensitivity(wrt, np.asarray(value), columns, residuals, null_parts, scale)
     if not result.trustworthy:
@@ -137,7 +140,7 @@ def sensitivity_columns(equilibrium: Equilibrium, wrt: str, linearization: Linea
     """The arguments of `assemble_sensitivity`, traced, of an equilibrium in a fixed cell: one of many under `vmap`."""
     value = parameter_value(wrt, equilibrium.potential, equilibrium.system)
     directions = jnp.eye(max(1, value.size), dtype=value.dtype)
-    (columns, residuals, null_parts, pushes), least = _columns(wrt, equilibrium, linearization, directions)
+    (columns, residuals, null_parts, pushes), least = _columns(wrt, equilibrium, directions, linearization)
     return value, columns, residuals, null_parts, jnp.maximum(jnp.max(pushes), least)
 
 
@@ -201,7 +204,7 @@ def _one_sided(
 
 @compile_once
 def _columns(
-    name: str, equilibrium: Equilibrium, linearization: Linearization, directions: Float[Array, "c k"]
+    name: str, equilibrium: Equilibrium, directions: Float[Array, "c k"], linearization: Linearization
 ) -> tuple[Columns, Float[Array, ""]]:
     """The response along each direction of a parameter, and the least size to measure residuals by."""
     potential, system = equilibrium.potential, equilibrium.system

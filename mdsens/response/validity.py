@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from ..landscape.configuration import Configuration
 from ..landscape.contacts import Gaps, contact_gaps
 from ..linear_solvers.cholesky import explain_missing_factors
 from ..linear_solvers.solve import is_direct
-from ..linearization import Linearization
+from ..linearization import Linearization, by_attempts
 from ..parameters import check_name, direction_of, parameter_value, with_parameter
 from ..relaxation.equilibrium import Equilibrium
 from ..runtime.compiled import compile_once
@@ -217,7 +218,8 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: ArrayLike) -> C
     neighbors = equilibrium.all_neighbors
     with explain_missing_factors():
         rates = _rates.where(not is_direct(linearization.solver))
-        found = jax.block_until_ready(rates(wrt, one_sided, linearization, neighbors, as_array(direction)))
+        compute = functools.partial(rates, wrt, one_sided, neighbors, as_array(direction))
+        found, _ = by_attempts(compute, linearization.attempts())
     response, gaps, rate = jax.tree.map(np.asarray, found)
     if not np.isfinite(response).all():
         raise Status.SOLVE_FAILED.raised(what=f"the response to {wrt}")
@@ -227,7 +229,7 @@ def contact_rates(equilibrium: Equilibrium, wrt: str, direction: ArrayLike) -> C
 
 @compile_once
 def _rates(
-    wrt: str, equilibrium: Equilibrium, linearization: Linearization, neighbors: PairList, direction: Array
+    wrt: str, equilibrium: Equilibrium, neighbors: PairList, direction: Array, linearization: Linearization
 ) -> tuple[Array, Gaps, Array]:
     rattlers = linearization.contacts.rattlers
     backbone = neighbors.only(~rattlers)

@@ -15,6 +15,7 @@ SOLVERS = {
     "dense": linear_solvers.dense(),
     "MINRES": linear_solvers.minres(),
     "sparse Cholesky": linear_solvers.cholesky(),
+    "sparse Cholesky, regular": Cholesky(regular=True),
     "CG": linear_solvers.cg(),
     "BiCGSTAB": linear_solvers.bicgstab(),
     "GMRES": linear_solvers.gmres(),
@@ -54,7 +55,24 @@ def chain(n, stiffness):
     return PairHessian(jnp.arange(n - 1), jnp.arange(1, n), along, n), no_modes
 
 
-KNOWS_NO_NULL_SPACE = {name: solver for name, solver in SOLVERS.items() if name != "lineax's own Cholesky"}
+REGULAR = ("lineax's own Cholesky", "sparse Cholesky, regular")
+KNOWS_NO_NULL_SPACE = {name: solver for name, solver in SOLVERS.items() if name not in REGULAR}
+
+
+@pytest.mark.parametrize("sideways", 10.0 ** np.arange(-14, 1, 2.0))
+def test_where_no_null_space_is_expected_a_part_in_one_gives_nan_or_no_error(sideways):
+    """A chain along x that is free to move sideways, which is not among the modes that are known."""
+    matrix, modes = chain(8, 2.0)
+    along = np.random.default_rng(0).normal(size=8)
+    b = np.stack([along - along.mean(), sideways * np.cos(np.arange(8.0))], axis=1)
+    u = pseudo_inverse(matrix, modes, jnp.asarray(b), Cholesky(regular=True))
+    if sideways >= 1e-6:
+        assert np.isnan(u).all()
+    else:
+        assert np.isfinite(u).all() or sideways > 1e-13
+    if np.isfinite(u).all():
+        expected = (np.linalg.pinv(np.asarray(matrix.dense()).reshape(16, 16)) @ b.ravel()).reshape(8, 2)
+        np.testing.assert_allclose(u, expected, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("solver", KNOWS_NO_NULL_SPACE.values(), ids=KNOWS_NO_NULL_SPACE)

@@ -7,6 +7,7 @@ import pytest
 
 import mdsens
 from mdsens import properties
+from mdsens.linear_solvers.cholesky import Cholesky
 from samples import RELAX, jammed, jammed_with_rattlers, relative
 
 RELAXED = mdsens.Relaxation(relative_tolerance=1e-12)
@@ -89,6 +90,28 @@ def test_an_under_constrained_network_has_its_floppy_modes_counted_and_responds_
 
     _, moved = jax.jvp(at, (0.0,), (1.0,))
     assert relative(moved.ravel(), expected @ direction) < 1e-10
+
+
+def test_floppy_modes_take_more_than_the_short_solver_which_suffices_for_a_packing(compilations):
+    bonds, system = thinned()
+    matrix, k = compatibility(system, bonds), np.asarray(bonds.stiffness)
+    expected = np.linalg.pinv(matrix.T @ (k[:, None] * matrix), rcond=1e-10, hermitian=True) @ (matrix.T * k)
+    weights = np.random.default_rng(0).normal(size=(271, 2))
+    assert isinstance(RELAXED(bonds, system).linearization.solver, Cholesky)
+
+    def loss(lengths):
+        return jnp.sum(weights * RELAXED(bonds.with_parameter("rest_length", lengths), system).positions)
+
+    with compilations as counted:
+        found = jax.grad(loss)(bonds.rest_length)
+    assert counted.names.count("jit(_call)") == 2
+    assert relative(found, weights.ravel() @ expected) < 1e-9
+    packing = jammed(3, 271)
+    with compilations as counted:
+        jax.grad(lambda d: jnp.sum(weights * RELAX(packing.potential, packing.system.replace(diameters=d)).positions))(
+            packing.system.diameters
+        )
+    assert counted.names.count("jit(_call)") == 1
 
 
 def test_moduli_of_a_network_are_those_of_finite_strains():
