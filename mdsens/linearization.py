@@ -212,6 +212,8 @@ def by_attempts(
     if not is_concrete(attempts):
         attempts = attempts[-1:]
     found = function(attempts[0])
+    if is_concrete(found):
+        jax.block_until_ready(found)  # where CHOLMOD raises, so that the caller can explain it
     if len(attempts) == 1 or not _has_nan(found):
         return found, attempts
     return by_attempts(function, attempts[1:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -143,8 +142,6 @@ def _tensors(equilibrium: Equilibrium, linearization: Linearization | None = Non
         linearization.check(rule.one_sided, rigid=False)
     with explain_missing_factors():
         found, _ = by_attempts(functools.partial(_elastic_tensors, rule), linearization.attempts())
-        if is_concrete(found):
-            jax.block_until_ready(found)
     if rule.refuse and is_concrete(found) and not np.isfinite(found[0]).all():
         raise Status.SOLVE_FAILED.raised(what="the elastic moduli")
     return found
