@@ -51,7 +51,7 @@ def refine(invert: Invert, multiply: Multiply, b: Displacements) -> Displacement
     soft mode in it, it would be neither.
     """
     eps = float(jnp.finfo(b.dtype).eps)
-    good, size = eps**0.5, jnp.linalg.norm
+    good, size = _good(b), jnp.linalg.norm
 
     def improve(run: _Refinement) -> _Refinement:
         wanted = jax.lax.cond(run.purify, multiply, lambda left: left - run.null, run.left)
@@ -94,7 +94,7 @@ class _Regular(eqx.Module):
 
 def refine_regular(invert: Invert, multiply: Multiply, b: Displacements) -> Displacements:
     """As `refine` where b has no part in an unknown null space, by half the code; else NaN."""
-    good, size = float(jnp.finfo(b.dtype).eps) ** 0.5, jnp.linalg.norm
+    good, size = _good(b), jnp.linalg.norm
 
     def improve(run: _Regular) -> _Regular:
         found = invert(*_above_rounding(run.left, run.x), None)
@@ -108,8 +108,13 @@ def refine_regular(invert: Invert, multiply: Multiply, b: Displacements) -> Disp
     return jnp.where((run.error <= 10.0 * good) & (run.residual <= 10.0 * good), run.x, jnp.nan)
 
 
+def _good(x: Displacements) -> float:
+    """The error and the residual, both relative, at which a refinement ends."""
+    return float(jnp.finfo(x.dtype).eps) ** 0.5
+
+
 def _unfinished(run: _Refinement | _Regular) -> Bool[Array, ""]:
-    good = float(jnp.finfo(run.x.dtype).eps) ** 0.5
+    good = _good(run.x)
     return (run.rounds < MOST_ROUNDS) & ((run.error > good) | (run.residual > good))
 
 

@@ -124,15 +124,15 @@ def network(equilibrium: Equilibrium) -> Network:
     potential, system, neighbors = equilibrium.potential, equilibrium.system, equilibrium.all_neighbors
     potential.require_known_contacts()
     rattlers = equilibrium.linearization.contacts.rattlers
-    found = *_gaps(Configuration(potential, system, neighbors), rattlers), rattlers
-    gaps, listed, rattlers = jax.tree.map(np.asarray, found)
+    gaps, listed = jax.tree.map(np.asarray, _gaps(Configuration(potential, system, neighbors), rattlers))
     times: dict[Contact, int] = {}
     contacts: set[Contact] = set()
     touching = gaps.touching & gaps.changes
     for pair in zip(gaps.i[touching].tolist(), gaps.j[touching].tolist(), strict=True):
         times[pair] = times.get(pair, 0) + 1
         contacts.add(pair if times[pair] == 1 else (*pair, times[pair] - 1))
-    return Network(frozenset(contacts), rattlers, *(each[listed] for each in (gaps.i, gaps.j, gaps.gap)))
+    of_pairs = (each[listed] for each in (gaps.i, gaps.j, gaps.gap))
+    return Network(frozenset(contacts), np.asarray(rattlers), *of_pairs)
 
 
 @compile_once

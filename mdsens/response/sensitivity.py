@@ -122,8 +122,7 @@ def sensitivity(
         padded = np.zeros((at_once, len(basis)), basis.dtype)
         padded[: len(directions)] = directions
         with explain_missing_factors():
-            evaluated, attempts = by_attempts(functools.partial(compute, as_array(padded)), attempts)
-        parts, least = evaluated
+            (parts, least), attempts = by_attempts(functools.partial(compute, as_array(padded)), attempts)
         for column, part in zip(found, parts, strict=True):
             column.append(np.asarray(part)[: len(directions)])
         if progress is not None:
