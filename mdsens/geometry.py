@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from .runtime.compiled import compile_once
 from .runtime.tracing import as_array, numpy_for
@@ -100,6 +100,16 @@ def _normals(lattice: Float[Array, "k d"]) -> Float[Array, "m d"]:
     return normals / jnp.linalg.norm(normals, axis=1, keepdims=True)
 
 
+def gather(x: Shaped[Array, "n *m"], i: Int[Array, "*p"]) -> Shaped[Array, "*p *m"]:
+    """x[i] for indices that count from 0, without the code for negative ones: half of what an index compiles to."""
+    return x.at[i].get(wrap_negative_indices=False)
+
+
+def scatter(values: Shaped[Array, "p *m"], i: Int[Array, " p"], n: int) -> Shaped[Array, "n *m"]:
+    """For each of n particles the sum of those values of which it is the index; indices count from 0."""
+    return jax.ops.segment_sum(values, i, n)
+
+
 def sum_components(x: Float[Array, "... d"]) -> Float[Array, "..."]:
     """The sum over a short last axis, written out term by term.
 
@@ -176,7 +186,7 @@ class PairList(eqx.Module):
 
     def separations(self, positions: Float[Array, "n d"], lattice: Float[Array, "k d"] | None) -> Float[Array, "p d"]:
         """x_j - x_i of every listed pair, to the image that is meant."""
-        separation = positions[self.j] - positions[self.i]
+        separation = gather(positions, self.j) - gather(positions, self.i)
         if self.shift is None or lattice is None:
             return minimum_image(separation, lattice)
         return (minimum_image(separation, lattice) if self.from_nearest else separation) + self.shift @ lattice
@@ -185,7 +195,7 @@ class PairList(eqx.Module):
         """The same images as at these positions, wherever particles move: another one may become the nearest."""
         if not self.from_nearest or self.shift is None or lattice is None:
             return self
-        nearest = to_nearest(positions[self.j] - positions[self.i], lattice).astype(self.shift.dtype)
+        nearest = to_nearest(gather(positions, self.j) - gather(positions, self.i), lattice).astype(self.shift.dtype)
         return dataclasses.replace(self, shift=self.shift - nearest, from_nearest=False)
 
     def only(self, keep: Bool[Array | np.ndarray, " n"]) -> Self:
@@ -202,5 +212,4 @@ def scatter_to_pairs(
 
     The two ends are summed in separate arrays, which is faster than one after the other.
     """
-    zeros = jnp.zeros((n, pull.shape[1]), pull.dtype)
-    return zeros.at[j].add(pull) - zeros.at[i].add(pull)
+    return scatter(pull, j, n) - scatter(pull, i, n)

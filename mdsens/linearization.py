@@ -78,9 +78,10 @@ class Linearization(eqx.Module):
         stays as it is.
         """
         backbone = configuration.without(self.contacts.rattlers)
-        modes = known_zero_modes(backbone, self.contacts.rattlers)
+        hessian = backbone.hessian()
+        modes = known_zero_modes(backbone, self.contacts.rattlers, hessian)
         kept = self.curvature, self.evidence, self.solver, self.factors
-        return Linearization(configuration, self.forces, self.contacts, modes, backbone.hessian(), *kept)
+        return Linearization(configuration, self.forces, self.contacts, modes, hessian, *kept)
 
     def attempts(self) -> tuple[Linearization, ...]:
         """This one, and before it, where the solver is sparse factors, one whose solves are half the code, and NaN
@@ -174,10 +175,11 @@ def linearize(
       eigenvalues where the solver is dense, else by Lanczos' method.
     """
     configuration = jax.lax.stop_gradient(configuration)
-    here = configuration.with_known_pairs()
+    here = configuration.evaluated()
     contacts = analyze_contacts(here)
     backbone = here.without(contacts.rattlers)
-    modes, hessian = known_zero_modes(backbone, contacts.rattlers), backbone.hessian()
+    hessian = backbone.hessian()
+    modes = known_zero_modes(backbone, contacts.rattlers, hessian)
     factors, evidence = factorize(solver, hessian, modes), _evidence(here, contacts, modes)
     if curvature_bound is None:
         noise = evidence.noise + evidence.rounding

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import mdsens
+from mdsens import linear_solvers
+from mdsens.landscape.configuration import Configuration
+from mdsens.linearization import linearize
 from samples import (
     RELAX,
     at_diameters,
@@ -126,3 +129,59 @@ def test_a_touching_pair_is_not_indeterminate_where_the_stiffness_is_continuous(
     assert rest.certificate.indeterminate == ()
     response = jax.jacfwd(lambda p: RELAX(p, rest.system).positions)(rest.potential)
     assert np.isfinite(response.alpha).all()
+
+
+class _Counted(mdsens.PairPotential):
+    """Springs that count how often a program evaluates them."""
+
+    evaluations = 0
+
+    def pair_energy(self, r, sigma):
+        type(self).evaluations += 1
+        return 0.5 * (1.0 - r / sigma) ** 2
+
+    def cutoff(self, sigma):
+        return sigma
+
+    def pair_stiffness(self, sigma):
+        return 1.0 / sigma**2
+
+
+class _CountedTethers(mdsens.LocalPotential):
+    evaluations = 0
+
+    def groups(self, system):
+        return jnp.arange(system.n)[:, None]
+
+    def term_energy(self, x, diameters):
+        type(self).evaluations += 1
+        return 0.005 * jnp.sum(x**2)
+
+
+def test_a_linearization_evaluates_each_term_once_for_all_that_need_it():
+    rest = jammed(n=32, packing_fraction=0.95)
+    potential = _Counted() + _CountedTethers()
+    here = Configuration(potential, rest.system, rest.all_neighbors)
+    _Counted.evaluations = _CountedTethers.evaluations = 0
+    jax.eval_shape(lambda here: linearize(here, linear_solvers.cholesky()).hessian.scale(), here)
+    # φ' and φ'' together, and φ'' at the cutoff where contacts may be lost
+    assert _Counted.evaluations <= 2
+    # the typical stiffness, first and second derivatives, the force on all particles, and φ'' a little beside
+    assert _CountedTethers.evaluations <= 5
+
+
+def test_what_a_configuration_knows_is_what_it_computes():
+    rest = jammed(n=32, packing_fraction=0.95)
+    potential = mdsens.SoftSphere() + mdsens.Tethers(rest.positions + 0.1, 0.01)
+    here = Configuration(potential, rest.system, rest.all_neighbors)
+    loose = jnp.arange(32) < 3
+
+    @jax.jit
+    def found(here):
+        with_all, backbone = here.pairs, here.without(loose)
+        of_pairs = (with_all.slope, with_all.curvature, with_all.gap, backbone.pairs.slope, backbone.pairs.blocks())
+        return of_pairs, here.gradient(), backbone.gradient(), here.stiffness, here.length, backbone.hessian().dense()
+
+    known, computed = found(jax.jit(Configuration.evaluated)(here)), found(here)
+    for one, other in zip(jax.tree.leaves(known), jax.tree.leaves(computed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..errors import InvalidInput
-from ..geometry import PairList, symmetric_strains
+from ..geometry import PairList, scatter_to_pairs, symmetric_strains
 from ..potentials import Potential
-from ..potentials.terms import Pairs
+from ..potentials.terms import LocalTerms, Pairs
 from ..system import System
 from .hessian import BlockHessian, GeneralHessian, Hessian, PairHessian, RestrictedHessian, SumHessian
 
 Scalar = Float[Array, ""]
+
+
+class Evaluated(eqx.Module):
+    """What many functions of one configuration need, each computed once.
+
+    - `pairs`: the terms of a sum over pairs, with their derivatives; None for any other potential.
+    - `local`: of each other part of the potential the local terms, with their derivatives; None where it has none.
+    - `gradient` [n, d]: ∂E/∂x, also where degrees of freedom are fixed; None where it is not that of these pairs.
+    - `stiffness`, `length`: a typical second derivative, energy per length², and a typical distance of neighbors.
+    """
+
+    pairs: Pairs | None
+    local: tuple[LocalTerms | None, ...]
+    gradient: Float[Array, "n d"] | None
+    stiffness: Scalar
+    length: Scalar
 
 
 class Configuration(eqx.Module):
@@ -29,14 +47,19 @@ class Configuration(eqx.Module):
     potential: Potential
     system: System
     neighbors: PairList
-    known_pairs: Pairs | None = None
+    known: Evaluated | None = None
 
-    def with_known_pairs(self) -> Configuration:
-        """The same with the terms of a sum over pairs computed once, for all that need them.
+    def evaluated(self) -> Configuration:
+        """The same with all that many functions need computed once.
 
-        The barrier keeps XLA from computing them anew for each use, which would double the time of compiling.
+        The barrier keeps XLA from computing it anew for each use, which would double the time of compiling.
         """
-        return Configuration(self.potential, self.system, self.neighbors, jax.lax.optimization_barrier(self.pairs))
+        terms, of_pairs = [terms for _, terms in self.others()], self.pairs
+        pairs = None if of_pairs is None else of_pairs.evaluated()
+        local = tuple(None if each is None else each.evaluated() for each in terms)
+        known = jax.lax.optimization_barrier(Evaluated(pairs, local, None, self.stiffness, self.length))
+        here = dataclasses.replace(self, known=known)
+        return dataclasses.replace(self, known=dataclasses.replace(known, gradient=here.whole_gradient()))
 
     def at(self, positions: Float[Array, "n d"]) -> Configuration:
         """The same with the particles at other positions."""
@@ -44,25 +67,35 @@ class Configuration(eqx.Module):
 
     def without(self, particles: Bool[Array, " n"]) -> Configuration:
         """The same without the pairs of some particles, such as rattlers."""
-        pairs = None if self.known_pairs is None else self.known_pairs.only(~particles)
-        return Configuration(self.potential, self.system, self.neighbors.only(~particles), pairs)
+        known, neighbors = self.known, self.neighbors.only(~particles)
+        if known is not None:
+            pairs = None if known.pairs is None else known.pairs.only(~particles)
+            known = dataclasses.replace(known, pairs=pairs, gradient=None)
+        return Configuration(self.potential, self.system, neighbors, known)
 
     @property
     def pairs(self) -> Pairs | None:
         """The terms of a sum over pairs; None for any other potential."""
-        if self.known_pairs is not None:
-            return self.known_pairs
+        if self.known is not None:
+            return self.known.pairs
         return self.potential.pair_terms(self.system, self.neighbors)
+
+    def others(self) -> list[tuple[Potential, LocalTerms | None]]:
+        """The parts of the potential that are no sum over pairs, each with its local terms, if it has any."""
+        parts = self.potential.others()
+        if self.known is not None:
+            return list(zip(parts, self.known.local, strict=True))
+        return [(part, part.local_terms(self.system)) for part in parts]
 
     @property
     def stiffness(self) -> Scalar:
         """A typical second derivative, energy per length²."""
-        return self.potential.typical_stiffness(self.system)
+        return self.potential.typical_stiffness(self.system) if self.known is None else self.known.stiffness
 
     @property
     def length(self) -> Scalar:
         """A typical distance between neighbors."""
-        return self.potential.length(self.system)
+        return self.potential.length(self.system) if self.known is None else self.known.length
 
     def energy(self) -> Scalar:
         return self.potential.energy(self.system, self.neighbors)
@@ -73,22 +106,25 @@ class Configuration(eqx.Module):
 
     def whole_gradient(self) -> Float[Array, "n d"]:
         """∂E/∂x, also where degrees of freedom are fixed: there it is the force that holds them."""
-        if self.known_pairs is None:
+        if self.known is None:
             return self.potential.gradient(self.system, self.neighbors)
-        of_pairs = self.known_pairs.gradient(self.system.n)
+        if self.known.gradient is not None:
+            return self.known.gradient
+        if self.known.pairs is None:
+            return self._gradient_of_others()
+        of_pairs = self.known.pairs.gradient(self.system.n)
         return of_pairs + self._gradient_of_others() if self.potential.others() else of_pairs
 
     def hessian(self) -> Hessian:
         """∂²E/∂x² of the degrees of freedom that relax, in the form that suits the potential."""
         pairs, movable = self.pairs, self.system.movable
-        parts: list[Hessian] = [self._hessian_of(part) for part in self.potential.others()]
+        parts: list[Hessian] = [self._hessian_of(part, terms) for part, terms in self.others()]
         if pairs is not None:
             parts.insert(0, PairHessian(pairs.i, pairs.j, pairs.blocks(), self.system.n))
         hessian = parts[0] if len(parts) == 1 else SumHessian(tuple(parts))
         return hessian if movable is None else RestrictedHessian(hessian, movable)
 
-    def _hessian_of(self, part: Potential) -> Hessian:
-        terms = part.local_terms(self.system)
+    def _hessian_of(self, part: Potential, terms: LocalTerms | None) -> Hessian:
         if terms is None:
             return GeneralHessian(part, self.system, self.neighbors)
         return BlockHessian(terms.groups, terms.blocks(), self.system.n)
@@ -119,8 +155,7 @@ class Configuration(eqx.Module):
         moves = jnp.einsum("mab,pb->pma", basis, pairs.separation)
         changes = jnp.einsum("pab,pmb->pam", pairs.blocks(), moves)
         affine = jnp.einsum("pma,pan->mn", moves, changes)
-        coupling = jnp.zeros((*self.system.positions.shape, len(basis)), changes.dtype)
-        return affine, coupling.at[pairs.j].add(changes).at[pairs.i].add(-changes)
+        return affine, scatter_to_pairs(pairs.i, pairs.j, changes, self.system.n)
 
     def _strain_derivatives_of_others(self, basis: Float[Array, "m d d"]) -> tuple[Array, Array]:
         zero = jnp.zeros(len(basis), basis.dtype)

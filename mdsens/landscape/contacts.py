@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..geometry import gather
 from ..potentials.terms import Pairs
 from ..runtime.compiled import compile_once
 from ..system import System
@@ -106,7 +107,7 @@ def _rattlers(
 def _supports(configuration: Configuration, residual: Float[Array, ""]) -> int | Int[Array, " n"]:
     """The contacts for which the parts of a potential count that are no sum over pairs: bonds, walls, loads."""
     least = CONTACT_FORCE_ABOVE_RESIDUAL * residual
-    return sum((part.supports(configuration.system, least) for part in configuration.potential.others()), 0)
+    return sum((part.supports(configuration.system, terms, least) for part, terms in configuration.others()), 0)
 
 
 def _rattlers_without_pairs(configuration: Configuration) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
@@ -147,7 +148,7 @@ def constrained_by(
 
     def remove(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = carry
-        contacts = pairs.count(counts & kept[pairs.i] & kept[pairs.j], kept.size)
+        contacts = pairs.count(counts & gather(kept, pairs.i) & gather(kept, pairs.j), kept.size)
         still = kept & ((contacts >= needed) | spared)
         return still, jnp.any(still != kept)
 
@@ -227,11 +228,11 @@ def contact_gaps(configuration: Configuration, rattlers: Bool[Array, " n"]) -> G
 
 def of_backbone(configuration: Configuration, pairs: Pairs, rattlers: Bool[Array, " n"]) -> Bool[Array, " p"]:
     """The listed pairs of particles that are no rattlers and not both fixed."""
-    backbone = pairs.listed & ~rattlers[pairs.i] & ~rattlers[pairs.j]
+    backbone = pairs.listed & ~gather(rattlers, pairs.i) & ~gather(rattlers, pairs.j)
     if configuration.system.movable is None:
         return backbone
     relaxes = ~fixed_particles(configuration.system)
-    return backbone & (relaxes[pairs.i] | relaxes[pairs.j])
+    return backbone & (gather(relaxes, pairs.i) | gather(relaxes, pairs.j))
 
 
 def with_indeterminate(
@@ -272,7 +273,7 @@ def _may_be_constrained(
     needed = contacts_needed(configuration.system) - supports
     caged = constrained_by(pairs, overlaps, needed, jnp.zeros(n, bool))
     certain = (force > CONTACT_FORCE_ABOVE_RESIDUAL * residual) | (pairs.gap < -DEEP_OVERLAP * pairs.cutoff)
-    constrains = (repels & certain) | (overlaps & caged[pairs.i] & caged[pairs.j])
+    constrains = (repels & certain) | (overlaps & gather(caged, pairs.i) & gather(caged, pairs.j))
     return pairs.count(constrains, n) > 0
 
 
@@ -307,10 +308,9 @@ def _at_jump(
 ) -> Bool[Array, " n"]:
     system, distance = configuration.system, _uncertainty(configuration, residual, curvature_bound)
     found = jnp.zeros(system.n, bool)
-    for part in configuration.potential.others():
-        terms = part.local_terms(system)
+    for part, terms in configuration.others():
         if terms is not None and part.may_jump:
-            jumps = part.jumps_within(system, distance, STIFFNESS_JUMP * configuration.stiffness)
+            jumps = part.jumps_within(terms, distance, STIFFNESS_JUMP * configuration.stiffness)
             found = found.at[terms.groups].max(jumps[:, None])
     return found & contacts.constrained
 

@@ -35,9 +35,11 @@ class Curvature(eqx.Module):
 @compile_once
 def lowest_curvature(configuration: Configuration, max_force: Float[Array, ""]) -> Curvature:
     """The lowest curvature at a point at rest, by Lanczos' method, in a hundred products."""
-    rattlers = find_rattlers(configuration)
-    backbone = configuration.without(rattlers)
-    return lanczos(backbone.hessian(), known_zero_modes(backbone, rattlers), noise_of(configuration, max_force))
+    here = configuration.evaluated()
+    rattlers = find_rattlers(here)
+    backbone = here.without(rattlers)
+    hessian = backbone.hessian()
+    return lanczos(hessian, known_zero_modes(backbone, rattlers, hessian), noise_of(here, max_force))
 
 
 def noise_of(configuration: Configuration, max_force: Float[Array, ""]) -> Float[Array, ""]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..geometry import PairList, scatter_to_pairs, sum_components
+from ..geometry import PairList, gather, scatter, scatter_to_pairs, sum_components
 from ..potentials import Potential
 from ..runtime.noise import random_signs
 from ..system import System
@@ -60,22 +60,23 @@ class PairHessian(Hessian):
     has_entries: ClassVar[bool] = True
 
     def product(self, u: Displacements) -> Displacements:
-        change = sum_components(self.blocks * (u[self.j] - u[self.i])[:, None, :])
+        change = sum_components(self.blocks * (gather(u, self.j) - gather(u, self.i))[:, None, :])
         return scatter_to_pairs(self.i, self.j, change, self.n)
 
     def dense(self) -> Float[Array, "n d n d"]:
         d = self.blocks.shape[-1]
-        matrix = jnp.zeros((self.n, d, self.n, d), self.blocks.dtype)
-        for a, b, sign in ((self.i, self.i, 1), (self.j, self.j, 1), (self.i, self.j, -1), (self.j, self.i, -1)):
-            matrix = matrix.at[a, :, b, :].add(sign * self.blocks)
-        return matrix
+        i, j, blocks = self.i, self.j, self.blocks
+        rows, columns = jnp.concatenate([i, j, i, j]), jnp.concatenate([i, j, j, i])
+        matrix = jnp.zeros((self.n, d, self.n, d), blocks.dtype)
+        values = jnp.concatenate([blocks, blocks, -blocks, -blocks])
+        return matrix.at[rows, :, columns, :].add(values, wrap_negative_indices=False)
 
     def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
         """Pairs that do not interact have no entries."""
         d = self.blocks.shape[-1]
         live = jnp.any(self.blocks != 0.0, axis=(1, 2)) & (self.i != self.j)
         blocks = jnp.where(live[:, None, None], self.blocks, 0.0)
-        on_site = jnp.zeros((self.n, d, d), blocks.dtype).at[self.i].add(blocks).at[self.j].add(blocks)
+        on_site = scatter(blocks, self.i, self.n) + scatter(blocks, self.j, self.n)
         on_site = on_site + added * jnp.eye(d, dtype=blocks.dtype)
         low, high = (jnp.where(live, end(self.i, self.j), 0) for end in (jnp.minimum, jnp.maximum))
         a, b = (k.ravel() for k in np.indices((d, d)))
@@ -92,7 +93,7 @@ class PairHessian(Hessian):
 
     def site_stiffness(self) -> Float[Array, " n"]:
         each = jnp.trace(self.blocks, axis1=1, axis2=2) / self.blocks.shape[-1]
-        return jnp.zeros(self.n, each.dtype).at[self.i].add(each).at[self.j].add(each)
+        return scatter(each, self.i, self.n) + scatter(each, self.j, self.n)
 
 
 class BlockHessian(Hessian):
@@ -106,15 +107,15 @@ class BlockHessian(Hessian):
 
     def product(self, u: Displacements) -> Displacements:
         m, k, d = self.blocks.shape[:3]
-        moves = u[self.groups].reshape(m, 1, k * d)
+        moves = gather(u, self.groups).reshape(m, 1, k * d)
         change = sum_components(self.blocks.reshape(m, k * d, k * d) * moves).reshape(m, k, d)
-        return jnp.zeros_like(u).at[self.groups].add(change)
+        return jnp.zeros_like(u).at[self.groups].add(change, wrap_negative_indices=False)
 
     def dense(self) -> Float[Array, "n d n d"]:
         d = self.blocks.shape[-1]
         matrix = jnp.zeros((self.n, d, self.n, d), self.blocks.dtype)
-        between = jnp.swapaxes(self.blocks, 2, 3)
-        return matrix.at[self.groups[:, :, None], :, self.groups[:, None, :], :].add(between)
+        rows, columns, between = self.groups[:, :, None], self.groups[:, None, :], jnp.swapaxes(self.blocks, 2, 3)
+        return matrix.at[rows, :, columns, :].add(between, wrap_negative_indices=False)
 
     def entries(self, added: Float[Array, ""]) -> tuple[Int[Array, " m"], Int[Array, " m"], Float[Array, " m"]]:
         """Particles of a group with no second derivative between them have no entries."""
@@ -122,21 +123,19 @@ class BlockHessian(Hessian):
         on_site = self._on_sites() + added * jnp.eye(d, dtype=self.blocks.dtype)
         sites, u, v = jnp.arange(self.n), *np.triu_indices(d)
         a, b = (corner.ravel() for corner in np.indices((d, d)))
-        rows, columns, values = [], [], []
-        for first, second in zip(*np.triu_indices(k, 1), strict=True):
-            p, q, block = self.groups[:, first], self.groups[:, second], self.blocks[:, first, :, second, :]
-            block = jnp.where((p < q)[:, None, None], block, jnp.swapaxes(block, 1, 2))
-            live = (jnp.any(block != 0.0, axis=(1, 2)) & (p != q))[:, None]
-            low, high = jnp.minimum(p, q)[:, None], jnp.maximum(p, q)[:, None]
-            rows.append(jnp.where(live, low * d + a, 0).ravel())
-            columns.append(jnp.where(live, high * d + b, 0).ravel())
-            values.append(jnp.where(live, block[:, a, b], 0.0).ravel())
-        on_diagonal = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
-        return (
-            jnp.concatenate([on_diagonal[0], *rows]).astype(jnp.int32),
-            jnp.concatenate([on_diagonal[1], *columns]).astype(jnp.int32),
-            jnp.concatenate([on_site[:, u, v].ravel(), *values]),
-        )
+        first, second = np.triu_indices(k, 1)
+        p, q = self.groups[:, first].T, self.groups[:, second].T
+        block = self.blocks[:, first, :, second, :]  # [two members, m, d, d]
+        block = jnp.where((p < q)[..., None, None], block, jnp.swapaxes(block, 2, 3))
+        live = (jnp.any(block != 0.0, axis=(2, 3)) & (p != q))[..., None]
+        between = [
+            jnp.where(live, end[..., None] * d + corner, 0).ravel()
+            for end, corner in ((jnp.minimum(p, q), a), (jnp.maximum(p, q), b))
+        ]
+        places = [(sites[:, None] * d + corner).ravel() for corner in (u, v)]
+        rows, columns = (jnp.concatenate(parts).astype(jnp.int32) for parts in zip(places, between, strict=True))
+        values = jnp.where(live[..., None], block, 0.0)
+        return rows, columns, jnp.concatenate([on_site[:, u, v].ravel(), values.ravel()])
 
     def scale(self) -> Float[Array, ""]:
         return jnp.mean(self.site_stiffness())
@@ -146,13 +145,10 @@ class BlockHessian(Hessian):
 
     def _on_sites(self) -> Float[Array, "n d d"]:
         """The second derivatives by the position of each particle, which may be in a group more than once."""
-        k, d = self.blocks.shape[1:3]
-        total = jnp.zeros((self.n, d, d), self.blocks.dtype)
-        for a, b in np.ndindex(k, k):
-            p, q = self.groups[:, a], self.groups[:, b]
-            block = self.blocks[:, a, :, b, :]
-            total = total.at[p].add(block if a == b else jnp.where((p == q)[:, None, None], block, 0.0))
-        return total
+        d = self.blocks.shape[-1]
+        same = (self.groups[:, :, None] == self.groups[:, None, :])[:, :, None, :, None]
+        of_members = jnp.sum(jnp.where(same, self.blocks, 0.0), axis=3)
+        return scatter(of_members.reshape(-1, d, d), self.groups.ravel(), self.n)
 
 
 class GeneralHessian(Hessian):

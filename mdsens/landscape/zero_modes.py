@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..geometry import sum_components
+from ..geometry import gather, scatter, sum_components
 from ..runtime.noise import white_noise
 from ..system import System
 from .configuration import Configuration
@@ -35,9 +35,11 @@ def find_clusters(backbone: Configuration) -> Int[Array, " n"]:
 
     def merge(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         label, _ = carry
-        lower = jnp.where(connects, jnp.minimum(label[i], label[j]), nobody)
-        hooked = label.at[label[i]].min(lower).at[label[j]].min(lower)
-        merged = hooked[hooked]
+        lower = jnp.where(connects, jnp.minimum(gather(label, i), gather(label, j)), nobody)
+        hooked = label
+        for end in (i, j):
+            hooked = hooked.at[gather(label, end)].min(lower, wrap_negative_indices=False)
+        merged = gather(hooked, hooked)
         return merged, jnp.any(merged != label)
 
     start = (jnp.arange(n, dtype=jnp.int32), jnp.asarray(True))
@@ -50,8 +52,7 @@ def _connections(backbone: Configuration) -> tuple[Array, Array, Array] | None:
         return None
     pairs = backbone.pairs
     edges = [] if pairs is None else [(pairs.i, pairs.j, pairs.interacts)]
-    for part in backbone.potential.others():
-        terms = part.local_terms(backbone.system)
+    for _, terms in backbone.others():
         assert terms is not None
         size = terms.groups.shape[1]
         resists = terms.resists()
@@ -86,8 +87,7 @@ class ZeroModes(eqx.Module):
         u = jnp.where(self.rattlers[:, None], 0.0, u)
         if self.movable is not None:
             u = jnp.where(self.movable, u, 0.0)
-        overlaps = jnp.stack([sum_components(motion * u) for motion in self.rigid], axis=-1)
-        amounts = _sum_clusters(overlaps, self.cluster)
+        amounts = _sum_clusters(sum_components(self.rigid * u).T, self.cluster)
         return u - sum(amounts[:, k, None] * motion for k, motion in enumerate(self.rigid))
 
     def project_matrix(self, hessian: Hessian) -> Float[Array, "k k"]:
@@ -128,12 +128,16 @@ class ZeroModes(eqx.Module):
         return sizes(self.rigid) > 0.5
 
 
-def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> ZeroModes:
+def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"], hessian: Hessian) -> ZeroModes:
     """The zero modes known beforehand, given a configuration without the pairs of rattlers.
 
     A sum over pairs depends on distances alone. With any other part of a potential the rigid motions of each cluster
     are tested: one that the energy resists, as a trap or a wall does, is no zero mode; a combination that it does not
     resist, such as a rotation about the one particle that is held, is one.
+
+    **Arguments:**
+
+    - `hessian`: that of `backbone`.
     """
     system = backbone.system
     cluster = find_clusters(backbone)
@@ -152,7 +156,7 @@ def known_zero_modes(backbone: Configuration, rattlers: Bool[Array, " n"]) -> Ze
     if system.movable is not None:
         motions = _not_pinned(motions, system.movable, cluster)
     if backbone.potential.others():
-        motions, weakly_held = _not_resisted(backbone, motions, cluster)
+        motions, weakly_held = _not_resisted(backbone, hessian, motions, cluster)
     return ZeroModes(rattlers, cluster, motions, weakly_held, system.movable)
 
 
@@ -181,7 +185,7 @@ def _not_pinned(
 
 
 def _not_resisted(
-    backbone: Configuration, rigid: Float[Array, "m n d"], cluster: Int[Array, " n"]
+    backbone: Configuration, hessian: Hessian, rigid: Float[Array, "m n d"], cluster: Int[Array, " n"]
 ) -> tuple[Float[Array, "m n d"], Bool[Array, ""]]:
     """A basis of those combinations of rigid motions that leave the energy unchanged, the others zero, and whether one
     is resisted, but hardly.
@@ -189,7 +193,6 @@ def _not_resisted(
     A translation changes no difference of positions, so the change of force along it is zero to rounding where the
     energy has this symmetry; along a rotation it is the residual forces, turned. Each cluster is tested by itself.
     """
-    hessian = backbone.hessian()
     x, eps = backbone.system.positions, float(jnp.finfo(rigid.dtype).eps)
     probe = white_noise(x.shape, x.dtype, 2)
     of_probe, length_of_probe = _sizes(jnp.stack([hessian.product(probe), probe]), cluster)
@@ -288,7 +291,7 @@ def _sizes(motions: Float[Array, "m n d"], cluster: Int[Array, " n"]) -> Float[A
 
 def _sum_clusters(x: Float[Array, "n *m"], cluster: Int[Array, " n"]) -> Float[Array, "n *m"]:
     """For every particle the sum over its cluster."""
-    return jax.ops.segment_sum(x, cluster, cluster.size)[cluster]
+    return gather(scatter(x, cluster, cluster.size), cluster)
 
 
 def _orthonormal(

@@ -66,7 +66,7 @@ def solve(
     size = jnp.linalg.norm(b)
     direction = b / jnp.where(size > 0.0, size, 1.0)
     if isinstance(solver, PseudoInverse):
-        return size * _from_lineax(solver, factors, hessian, modes, direction)
+        return size * _from_factors(solver, factors, direction)
     unit = _unit(hessian)
 
     def multiply(u: Displacements) -> Displacements:
@@ -129,7 +129,7 @@ def _by_eigenvectors_of_any(hessian: Hessian, modes: ZeroModes, wanted: Array, b
 
     def found() -> Array:
         factors = factorize(solver, hessian, modes)
-        return jax.vmap(lambda b: _from_lineax(solver, factors, hessian, modes, b))(b)
+        return jax.vmap(lambda b: _from_factors(solver, factors, b))(b)
 
     return jax.lax.cond(jnp.any(wanted), found, lambda: jnp.zeros_like(b))
 
@@ -148,15 +148,17 @@ def _inverter(
 
     def by_minres(b: Displacements, floor: Float[Array, ""], _floppy: Bool[Array, ""] | None) -> Displacements:
         # b has no part along the zero modes, which H annihilates anyway: no projections are needed
+        assert isinstance(solver, Minres)
         return modes.project(_minres(lambda u: hessian.product(u) / unit, b, flat, floor, solver))
 
     def by_factors(b: Displacements, _floor: Float[Array, ""], floppy: Bool[Array, ""] | None) -> Displacements:
-        once = _scaled(b, lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
+        assert isinstance(solver, Cholesky)
+        once = _scaled(b, lambda unit_b: _from_factors(solver, factors, unit_b))
         if floppy is None:
             return modes.project(once)
 
         def twice() -> Displacements:
-            return _scaled(multiply(once), lambda unit_b: _from_lineax(solver, factors, hessian, modes, unit_b))
+            return _scaled(multiply(once), lambda unit_b: _from_factors(solver, factors, unit_b))
 
         # the addition to the diagonal magnifies rounding along unknown zero modes
         return modes.project(jax.lax.cond(floppy, twice, lambda: once))
@@ -189,17 +191,9 @@ def _scaled(b: Displacements, solve_unit: Multiply) -> Displacements:
     return jnp.where(size > 0.0, size * found, 0.0)
 
 
-def _from_lineax(
-    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, b: Displacements
-) -> Displacements:
+def _from_factors(solver: Cholesky | PseudoInverse, factors: Any, b: Displacements) -> Displacements:
     """A solve with factors that are known."""
-
-    def product(v: Float[Array, " k"]) -> Float[Array, " k"]:
-        return modes.project(hessian.product(modes.project(v.reshape(b.shape)))).ravel()
-
-    operator = lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct((b.size,), b.dtype), TAGS)
-    found = lx.linear_solve(operator, b.ravel(), solver, state=factors, throw=False)
-    return found.value.reshape(b.shape)
+    return solver.compute(factors, b.ravel(), {})[0].reshape(b.shape)
 
 
 def _minres(
@@ -207,12 +201,12 @@ def _minres(
     b: Displacements,
     flat: float,
     floor: Float[Array, ""],
-    solver: lx.AbstractLinearSolver | None = None,
+    solver: Minres | None = None,
 ) -> Displacements:
     structure = jax.ShapeDtypeStruct((b.size,), b.dtype)
     operator = lx.FunctionLinearOperator(lambda v: product(v.reshape(b.shape)).ravel(), structure, TAGS)
     size = jnp.linalg.norm(b)
     scale = jnp.where(size > 0.0, size, 1.0)
     options = {"flat": flat, "floor": floor / scale}
-    found = lx.linear_solve(operator, (b / scale).ravel(), solver or Minres(), options=options, throw=False)
-    return jnp.where(size > 0.0, size * found.value.reshape(b.shape), 0.0)
+    found, _, _ = (solver or Minres()).compute(operator, (b / scale).ravel(), options)
+    return jnp.where(size > 0.0, size * found.reshape(b.shape), 0.0)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..geometry import nearest_image, reciprocal
+from ..geometry import gather, nearest_image, reciprocal, scatter
 from ..potentials import Potential
 from ..system import System
 
@@ -63,10 +63,10 @@ def sort_into_cells(system: System, width: Float[Array, ""]) -> Cells:
     shape = _grid(extent / width, most)
     home = jnp.minimum((fractions * shape).astype(jnp.int32), shape - 1)
     label = Cells(jnp.arange(n), home, jnp.arange(1), shape).label(*home.T)
-    inhabitants = jnp.zeros(most, jnp.int32).at[label].add(1)
+    inhabitants = scatter(jnp.ones_like(label), label, most)
     first = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(inhabitants, dtype=jnp.int32)])
     order = _argsort(label)
-    return Cells(order, home[order], first, shape)
+    return Cells(order, gather(home, order), first, shape)
 
 
 def _grid(widths: Float[Array, " d"], most: int) -> Int[Array, " d"]:
@@ -121,10 +121,10 @@ def _row(cells: Cells, offset: Int[Array, " e"], is_open: bool) -> Row:
     each = jnp.broadcast_to(width, x.shape)
     low = jnp.where(width < 3, 0, jax.lax.rem(x - 1 + width, each) if wraps else jnp.maximum(x - 1, 0))
     high = jnp.where(width < 3, width - 1, jax.lax.rem(x + 1, each) if wraps else jnp.minimum(x + 1, width - 1))
-    begin = cells.first[cells.label(jnp.zeros_like(x), *rest)]
-    end = cells.first[cells.label(jnp.broadcast_to(width - 1, x.shape), *rest) + 1]
-    start = jnp.where(own, jnp.arange(1, x.size + 1, dtype=jnp.int32), cells.first[cells.label(low, *rest)])
-    count = cells.first[cells.label(high, *rest) + 1] - start
+    begin = gather(cells.first, cells.label(jnp.zeros_like(x), *rest))
+    end = gather(cells.first, cells.label(jnp.broadcast_to(width - 1, x.shape), *rest) + 1)
+    start = jnp.where(own, jnp.arange(1, x.size + 1, dtype=jnp.int32), gather(cells.first, cells.label(low, *rest)))
+    count = gather(cells.first, cells.label(high, *rest) + 1) - start
     low = jnp.where(own, x, low)
     count = count + jnp.where(high < low, end - begin, 0)
     leading = jnp.argmax(offset != 0)
@@ -155,7 +155,7 @@ def close_candidates(
             place = row.place(first + bits)
             listed = (first + bits < row.length[:, None]) & (row.backward | (place > i))
             j = jnp.clip(place, 0, system.n - 1)
-            separation = nearest_image([x[j] - x[:, None] for x in ordered.positions.T], system.lattice)
+            separation = nearest_image([gather(x, j) - x[:, None] for x in ordered.positions.T], system.lattice)
             reach = potential.cutoffs(ordered, jnp.broadcast_to(i, j.shape).ravel(), j.ravel()).reshape(j.shape) + skin
             close = listed & (sum(part**2 for part in separation) < reach**2)
             return found | jnp.sum(close.astype(jnp.uint32) << bits.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
@@ -179,15 +179,15 @@ def unpack(
     count = jax.lax.population_count(words.ravel()).astype(jnp.int32)
     ends = jnp.cumsum(count, dtype=jnp.int32)
     starts = ends - count
-    begun = jnp.zeros(capacity + 1, jnp.int32).at[jnp.minimum(starts, capacity)].add(1)
+    begun = scatter(jnp.ones_like(starts), jnp.minimum(starts, capacity), capacity + 1)
     source = jnp.cumsum(begun[:-1], dtype=jnp.int32) - 1
-    bit = _nth_bit(words.ravel()[source], jnp.arange(capacity, dtype=jnp.int32) - starts[source])
+    bit = _nth_bit(gather(words.ravel(), source), jnp.arange(capacity, dtype=jnp.int32) - gather(starts, source))
     of_particle, of_row = jnp.int32(s * w), jnp.int32(w)
     i, within = jax.lax.div(source, of_particle), jax.lax.rem(source, of_particle)
     row, chunk = jax.lax.div(within, of_row), jax.lax.rem(within, of_row)
-    here = jax.tree.map(lambda leaf: leaf[row, i] if leaf.ndim == 2 else leaf[row], rows)
+    here = jax.tree.map(lambda leaf: leaf.at[(row, i)[: leaf.ndim]].get(wrap_negative_indices=False), rows)
     j = jnp.clip(here.place((WORD * chunk + bit)[:, None])[:, 0], 0, n - 1)
-    return order[i], order[j], ends[-1]
+    return gather(order, i), gather(order, j), ends[-1]
 
 
 def _nth_bit(word: Int[Array, " p"], n: Int[Array, " p"]) -> Int[Array, " p"]:

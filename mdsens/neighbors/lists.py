@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, largest_length, nearest_image
+from ..geometry import PairList, gather, largest_length, nearest_image
 from ..potentials import Potential
 from ..runtime.settings import Settings, number
 from ..runtime.tracing import is_concrete
@@ -147,10 +147,10 @@ class NeighborList(Settings):
         needed = -(-whole.found // math.prod(times))  # more than the capacity where the whole list overflows
         return dataclasses.replace(
             whole,
-            i=i[chosen],
-            j=j[chosen],
+            i=gather(i, chosen),
+            j=gather(j, chosen),
             valid=jnp.arange(capacity) < found,
-            shift=shift[chosen],
+            shift=gather(shift, chosen),
             reference=system.positions,
             finder=self,
             found=jnp.maximum(found, needed),
@@ -159,13 +159,13 @@ class NeighborList(Settings):
     def _by_comparing_all(self, potential: Potential, system: System, skin: Float[Array, ""]) -> Neighbors:
         """The list from the distances of all pairs, without cells."""
         i, j = (jnp.asarray(k, jnp.int32) for k in np.triu_indices(system.n, 1))
-        separation = nearest_image([x[j] - x[i] for x in system.positions.T], system.lattice)
+        separation = nearest_image([gather(x, j) - gather(x, i) for x in system.positions.T], system.lattice)
         close = sum(part**2 for part in separation) < (potential.cutoffs(system, i, j) + skin) ** 2
         capacity = max(1, math.ceil(self.pairs_per_particle * system.n))
         chosen, found = _chosen(close, capacity)
         return Neighbors(
-            i=i[chosen],
-            j=j[chosen],
+            i=gather(i, chosen),
+            j=gather(j, chosen),
             valid=jnp.arange(capacity) < found,
             shift=None,
             reference=system.positions,
@@ -203,7 +203,7 @@ def _chosen(flags: Bool[Array, " p"], capacity: int) -> tuple[Int[Array, " c"], 
     chosen = (
         jnp.zeros(capacity, jnp.int32)
         .at[jnp.where(flags, place, capacity)]
-        .set(jnp.arange(flags.size, dtype=jnp.int32), mode="drop")
+        .set(jnp.arange(flags.size, dtype=jnp.int32), mode="drop", wrap_negative_indices=False)
     )
     return chosen, jnp.sum(flags, dtype=jnp.int32)
 
@@ -244,7 +244,7 @@ class Neighbors(PairList):
 
     def relabelled(self, order: Int[Array, " n"], reference: Float[Array, "n d"]) -> Neighbors:
         """The same pairs where particle k is called order[k]."""
-        i, j = order[self.i], order[self.j]
+        i, j = gather(order, self.i), gather(order, self.j)
         labels = lambda nb: (nb.i, nb.j, nb.reference)  # noqa: E731
         return eqx.tree_at(labels, self, (jnp.minimum(i, j), jnp.maximum(i, j), reference))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..geometry import PairList, to_nearest
+from ..geometry import PairList, gather, to_nearest
 from ..system import System
 
 
@@ -31,11 +31,11 @@ def fold(
     d, vectors = len(times), jnp.asarray(np.array(times), jnp.int32)
     copies = jnp.asarray(np.indices(times).reshape(d, -1).T.astype(np.int32))
     assert repeated.lattice is not None
-    apart = repeated.positions[pairs.j] - repeated.positions[pairs.i]
+    apart = gather(repeated.positions, pairs.j) - gather(repeated.positions, pairs.i)
     nearest = to_nearest(apart, repeated.lattice).astype(jnp.int32)
     first, second = pairs.i % n, pairs.j % n
     at_first, at_second = pairs.i // n, pairs.j // n
-    shift = copies[at_second] - copies[at_first] - nearest * vectors
+    shift = gather(copies, at_second) - gather(copies, at_first) - nearest * vectors
     reversed_ = (first > second) | ((first == second) & ~_is_positive(shift))
     home = jnp.where(reversed_, at_second, at_first)
     shift = jnp.where(reversed_[:, None], -shift, shift)

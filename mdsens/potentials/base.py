@@ -130,17 +130,18 @@ class Potential(eqx.Module):
         """The gap between each particle and a wall, negative where they touch; for a potential with `contact`."""
         raise NotImplementedError
 
-    def jumps_within(self, system: System, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
-        """For each of the local terms whether a second derivative jumps by more than the least within a distance."""
+    def jumps_within(self, terms: LocalTerms, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
+        """For each of its local terms whether a second derivative jumps by more than the least within a distance."""
         raise NotImplementedError
 
-    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+    def supports(self, system: System, terms: LocalTerms | None, least_force: Scalar) -> Int[Array, " n"]:
         """The number of contacts that this potential counts for on each particle, in the search for rattlers.
 
         A potential that is no sum over pairs constrains all particles: d + 1 on each.
 
         **Arguments:**
 
+        - `terms`: its local terms in that system, if it is a sum of such.
         - `least_force` (energy per length): forces up to here cannot be told from residual forces.
         """
         return jnp.full(system.n, system.dim + 1, jnp.int32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, minimum_image, sum_components, to_nearest
+from ..geometry import PairList, gather, minimum_image, sum_components, to_nearest
 from ..runtime.compiled import compile_once
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System, name_particles
@@ -79,19 +78,18 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
         self._check_rows(len(groups))
         groups = jnp.where(groups < 0, system.n, groups)
         # a particle that is not there has no position: under jit the energy is NaN, on the host check_for raises
-        diameters = system.diameters.at[groups].get(mode="fill", fill_value=jnp.nan)
+        diameters = _of_members(system.diameters, groups)
         return LocalTerms(groups, self._resolved(system, groups), diameters, self, self._axes())
 
-    def jumps_within(self, system: System, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
+    def jumps_within(self, terms: LocalTerms, distance: Scalar, least: Scalar) -> Bool[Array, " m"]:
         """Whether a second derivative of each term jumps by more than the least, where a coordinate changes by no more
         than the distance.
         """
-        terms = self.local_terms(system)
         _, k, d = terms.positions.shape
         here = terms.blocks()
 
         def change(move: Float[Array, "k d"]) -> Float[Array, " m"]:
-            moved = dataclasses.replace(terms, positions=terms.positions + distance * move).blocks()
+            moved = terms.moved(distance * move).blocks()
             return jnp.max(jnp.abs(moved - here), axis=(1, 2, 3, 4), initial=0.0)
 
         moves = jnp.asarray(np.concatenate([np.eye(k * d), -np.eye(k * d)]).reshape(-1, k, d), here.dtype)
@@ -103,14 +101,14 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
     def _images(self, system: System) -> Float[Array, "m k-1 _"]:
         """The periodic image of each particle that is nearest to the one before it, in lattice vectors."""
         groups = self.groups(system)
-        x = system.positions[groups]
+        x = gather(system.positions, groups)
         if system.lattice is None:
             return jnp.zeros_like(x[:, 1:])
         return to_nearest(x[:, 1:] - x[:, :-1], system.lattice)
 
     def _resolved(self, system: System, groups: Int[Array, "m k"]) -> Float[Array, "m k d"]:
         """The positions of the particles of each term, each at the image nearest to the one before it."""
-        x = system.positions.at[groups].get(mode="fill", fill_value=jnp.nan)
+        x = _of_members(system.positions, groups)
         if system.box is None or x.shape[1] == 1:
             return x
         steps = minimum_image(x[:, 1:] - x[:, :-1], system.lattice)
@@ -138,12 +136,12 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
         diagonal = jnp.diagonal(blocks.reshape(m, size, size), axis1=1, axis2=2)
         return typical(jnp.max(jnp.abs(diagonal), axis=1, initial=0.0))
 
-    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+    def supports(self, system: System, terms: LocalTerms | None, least_force: Scalar) -> Int[Array, " n"]:
         """d + 1 on each particle that a term resists moving, or pushes with more than the least force."""
-        terms = self.local_terms(system)
+        assert terms is not None
         pushed = sum_components(terms.gradients() ** 2) > least_force**2
         resisted = jnp.any(terms.blocks() != 0.0, axis=(2, 3, 4))
-        held = jnp.zeros(system.n, bool).at[terms.groups].max(pushed | resisted)
+        held = jnp.zeros(system.n, bool).at[terms.groups].max(pushed | resisted, wrap_negative_indices=False)
         return jnp.where(held, system.dim + 1, 0).astype(jnp.int32)
 
     def check_functions(self, system: System) -> None:
@@ -187,6 +185,11 @@ class LocalPotential(Potential, derived=("energy", "gradient", "pair_terms", "lo
         if bad.size:
             value = np.ravel(np.asarray(getattr(self, name)))[bad[0]]
             raise InvalidInput(f"{name} of {type(self).__name__} must not be negative, and is {value:.6g}")
+
+
+def _of_members(x: Float[Array, "n *d"], groups: Int[Array, "m k"]) -> Float[Array, "m k *d"]:
+    """x of the particles of each term, NaN of those that are not there."""
+    return x.at[groups].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def members(k: int, example: str, **options: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import PairList, sum_components
+from ..geometry import PairList, gather, sum_components
 from ..system import System, name_particles
 from .base import PairParameter, Potential, Scalar, geometric_mean, is_parameter, parameter, why_not_traced
 from .terms import Pairs
@@ -160,7 +160,7 @@ class PairPotential(Potential, derived=("energy", "gradient", "pair_terms")):
     def for_particles(self, system: System, i: Int[Array, " p"], j: Int[Array, " p"]) -> tuple[Self, Self, Array]:
         """`for_species` for particles i and j of a system."""
         kinds, sizes = system.species, system.diameters
-        return self.for_species(kinds[i], kinds[j], sizes[i], sizes[j])
+        return self.for_species(*(gather(each, k) for each in (kinds, sizes) for k in (i, j)))
 
     def for_species(
         self, s: Int[Array, " p"], t: Int[Array, " p"], size_s: Float[Array, " p"], size_t: Float[Array, " p"]

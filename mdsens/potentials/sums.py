@@ -122,9 +122,6 @@ class Sum(Potential, derived=("energy", "gradient", "pair_terms", "local_terms")
     def local_terms(self, system: System) -> LocalTerms | None:
         return None
 
-    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
-        return _total(term.supports(system, least_force) for term in self.terms if not term.is_pairwise)
-
     def reach(self, system: System) -> Scalar:
         return functools.reduce(jnp.maximum, (term.reach(system) for term in self.terms))
 

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..geometry import scatter_to_pairs, sum_components
+from ..geometry import gather, scatter_to_pairs, sum_components
+
+
+class PairValues(NamedTuple):
+    """φ'(r), φ''(r), the gap, and |φ''| just within the cutoff, of every term of a sum over pairs."""
+
+    slope: Float[Array, " p"]
+    curvature: Float[Array, " p"]
+    gap: Float[Array, " p"]
+    stiffness_at_cutoff: Float[Array, " p"]
 
 
 class Pairs(eqx.Module):
@@ -23,6 +32,7 @@ class Pairs(eqx.Module):
     - `interacts`: whether the pair is within the cutoff. `listed` is False for the empty slots of the list.
     - `potentials`, `axes`: of each sum, with pair matrices looked up, and how to `vmap` it.
     - `by_contact`: whether each sum acts by contact.
+    - `known`: what many functions need of every term, once it is computed.
     """
 
     i: Int[Array, " p"]
@@ -36,6 +46,7 @@ class Pairs(eqx.Module):
     potentials: tuple[Any, ...]
     axes: tuple[Any, ...] = eqx.field(static=True)
     by_contact: tuple[bool, ...] = eqx.field(static=True)
+    known: PairValues | None = None
 
     @classmethod
     def joined(cls, sums: Sequence[Pairs]) -> Pairs:
@@ -45,14 +56,28 @@ class Pairs(eqx.Module):
 
         def together(name: str) -> Any:
             of_sums = [getattr(each, name) for each in sums]
+            if of_sums[0] is None:
+                return None
             return sum(of_sums, ()) if isinstance(of_sums[0], tuple) else jnp.concatenate(of_sums)
 
         return cls(**{field.name: together(field.name) for field in dataclasses.fields(cls)})
 
+    def evaluated(self) -> Pairs:
+        """The same with the derivatives and the gap of every term computed, for all that need them."""
+        slope, curvature = self.map(
+            lambda potential, r, sigma: jax.value_and_grad(jax.grad(potential.pair_energy))(r, sigma)
+        )
+        known = PairValues(slope, curvature, self.gap, self.stiffness_at_cutoff)
+        return dataclasses.replace(self, known=known)
+
     def only(self, keep: Bool[Array, " n"]) -> Pairs:
         """The same, but only pairs of which both particles are kept interact."""
-        both = keep[self.i] & keep[self.j]
-        return dataclasses.replace(self, interacts=self.interacts & both, listed=self.listed & both)
+        both = gather(keep, self.i) & gather(keep, self.j)
+        interacts, known = self.interacts & both, self.known
+        if known is not None:
+            slope, curvature = (jnp.where(interacts, each, 0.0) for each in (known.slope, known.curvature))
+            known = known._replace(slope=slope, curvature=curvature)
+        return dataclasses.replace(self, interacts=interacts, listed=self.listed & both, known=known)
 
     def by_sum(self, values: Array) -> Array:
         """Values of all terms [p], as [k, m]."""
@@ -66,27 +91,37 @@ class Pairs(eqx.Module):
         """The number of pairs that each particle is in of which a term is chosen."""
         pairs = self.any(chosen)
         ends = jnp.stack([self.i, self.j])[:, : pairs.size]
-        return jnp.zeros(n, jnp.int32).at[ends].add(pairs.astype(jnp.int32))
+        return jnp.zeros(n, jnp.int32).at[ends].add(pairs.astype(jnp.int32), wrap_negative_indices=False)
 
-    def map(self, function: Any) -> Float[Array, " p"]:
-        """`function(potential, r, sigma)` of every term, zero where the pair does not interact."""
+    def map(self, function: Any) -> Any:
+        """`function(potential, r, sigma)` of every term, an array or several, zero where the pair does not interact."""
         of_sums = zip(self.potentials, self.axes, self.by_sum(self.distance), self.by_sum(self.sigma), strict=True)
         values = [jax.vmap(function, (axes, 0, 0))(potential, r, sigma) for potential, axes, r, sigma in of_sums]
-        return jnp.where(self.interacts, jnp.concatenate(values) if len(values) > 1 else values[0], 0.0)
+
+        def of_all(*parts: Array) -> Array:
+            return jnp.where(self.interacts, jnp.concatenate(parts) if len(parts) > 1 else parts[0], 0.0)
+
+        return jax.tree.map(of_all, *values)
 
     @property
     def slope(self) -> Float[Array, " p"]:
         """φ'(r) of every term."""
+        if self.known is not None:
+            return self.known.slope
         return self.map(lambda potential, r, sigma: jax.grad(potential.pair_energy)(r, sigma))
 
     @property
     def curvature(self) -> Float[Array, " p"]:
         """φ''(r) of every term."""
+        if self.known is not None:
+            return self.known.curvature
         return self.map(lambda potential, r, sigma: jax.grad(jax.grad(potential.pair_energy))(r, sigma))
 
     @property
     def stiffness_at_cutoff(self) -> Float[Array, " p"]:
         """|φ''(r)| of every term just within its cutoff, whatever its distance: what is lost where the pair parts."""
+        if self.known is not None:
+            return self.known.stiffness_at_cutoff
         just_inside = self.cutoff * (1.0 - 8.0 * jnp.finfo(self.cutoff.dtype).eps)
         everywhere = jnp.ones_like(self.interacts)
         return jnp.abs(dataclasses.replace(self, distance=just_inside, interacts=everywhere).curvature)
@@ -125,6 +160,8 @@ class Pairs(eqx.Module):
     @property
     def gap(self) -> Float[Array, " p"]:
         """The distance between the particles minus the cutoff: negative where they interact."""
+        if self.known is not None:
+            return self.known.gap
         squared = sum_components(self.separation**2)
         apart = squared > 0.0
         return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) - self.cutoff
@@ -132,7 +169,7 @@ class Pairs(eqx.Module):
 
 class LocalTerms(eqx.Module):
     """The terms of a sum over groups of k particles: the particles of each term, their positions with periodic images
-    resolved, and their diameters.
+    resolved, and their diameters; `known`, the first and second derivatives, once they are computed.
     """
 
     groups: Int[Array, "m k"]
@@ -140,6 +177,15 @@ class LocalTerms(eqx.Module):
     diameters: Float[Array, "m k"]
     potential: Any
     axes: Any = eqx.field(static=True)
+    known: tuple[Array, Array] | None = None
+
+    def evaluated(self) -> LocalTerms:
+        """The same with the derivatives of every term computed, for all that need them."""
+        return dataclasses.replace(self, known=(self.gradients(), self.blocks()))
+
+    def moved(self, by: Float[Array, "k d"]) -> LocalTerms:
+        """The same with the particles of every term moved."""
+        return dataclasses.replace(self, positions=self.positions + by, known=None)
 
     def map(self, function: Any) -> Array:
         """`function(potential, x, diameters)` of every term."""
@@ -151,10 +197,14 @@ class LocalTerms(eqx.Module):
 
     def gradients(self) -> Float[Array, "m k d"]:
         """The derivative of every term by the positions of its particles."""
+        if self.known is not None:
+            return self.known[0]
         return self.map(lambda potential, x, diameters: jax.grad(potential.term_energy)(x, diameters))
 
     def blocks(self) -> Float[Array, "m k d k d"]:
         """The second derivatives of every term by the positions of its particles."""
+        if self.known is not None:
+            return self.known[1]
         return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
 
     def resists(self) -> Bool[Array, " m"]:

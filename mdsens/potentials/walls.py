@@ -17,6 +17,7 @@ from .base import Scalar, parameter
 from .bonds import TermParameter
 from .local import LocalPotential, every_particle, typical
 from .soft_sphere import power
+from .terms import LocalTerms
 
 CERTAIN = 10.0
 """A particle that a wall pushes with more than this multiple of the least force is no rattler, however few contacts it
@@ -62,9 +63,9 @@ class Wall(LocalPotential):
     def gaps(self, system: System) -> Float[Array, " n"]:
         return jax.vmap(self.height)(system.positions) - 0.5 * system.diameters
 
-    def supports(self, system: System, least_force: Scalar) -> Int[Array, " n"]:
+    def supports(self, system: System, terms: LocalTerms | None, least_force: Scalar) -> Int[Array, " n"]:
         """One contact on each particle pushed with more than the least force, d + 1 on one pushed far more."""
-        terms = self.local_terms(system)
+        assert terms is not None
         squared = sum_components(terms.gradients()[:, 0] ** 2)
         certain = squared > (CERTAIN * least_force) ** 2
         counts = jnp.where(certain, system.dim + 1, squared > least_force**2)

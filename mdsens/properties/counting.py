@@ -104,8 +104,7 @@ def _bonds(here: Configuration) -> list[tuple[Array, Array, Array, Array]]:
     if pairs is not None:
         touching, m = pairs.any(pairs.interacts), len(here.neighbors.i)
         found.append((pairs.i[:m], pairs.j[:m], pairs.separation[:m], touching))
-    for part in here.potential.others():
-        terms = part.local_terms(here.system)
+    for _, terms in here.others():
         if terms is not None and terms.groups.shape[1] == 2:
             separation = terms.positions[:, 1] - terms.positions[:, 0]
             found.append((terms.groups[:, 0], terms.groups[:, 1], separation, terms.resists()))

@@ -306,8 +306,7 @@ def _touching(configuration: Configuration) -> Bool[Array, " p"]:
     pairs, found = configuration.pairs, [jnp.zeros(1, bool)]
     if pairs is not None:
         found.append(pairs.interacts & can_touch(configuration, pairs))
-    for part in configuration.potential.others():
-        terms = part.local_terms(configuration.system)
+    for part, terms in configuration.others():
         if terms is not None and part.may_jump:
             found.append(terms.resists())
     return jnp.concatenate(found)

@@ -94,7 +94,7 @@ def test_a_relaxation_under_vmap_over_parameters_of_each_term():
 def test_a_potential_that_is_no_sum_of_terms_supports_all_particles():
     system = mdsens.System(X)
     assert mdsens.StillingerWeber().local_terms(system) is None
-    np.testing.assert_array_equal(mdsens.StillingerWeber().supports(system, 0.0), np.full(5, 3))
+    np.testing.assert_array_equal(mdsens.StillingerWeber().supports(system, None, 0.0), np.full(5, 3))
 
 
 def own_bonds(energy):

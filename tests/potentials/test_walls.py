@@ -106,8 +106,8 @@ def test_a_wall_with_another_stiffness_for_each_particle():
 def test_a_wall_counts_as_one_contact_of_what_it_pushes_and_as_enough_where_that_is_certain():
     system = mdsens.System([[0.0, 0.3], [1.0, 0.6], [2.0, 0.5 - 1e-14]])
     wall = mdsens.PlanarWall([0.0, 0.0], [0.0, 1.0])
-    np.testing.assert_array_equal(wall.supports(system, 0.2), [1, 0, 0])  # the force is 0.8
-    np.testing.assert_array_equal(wall.supports(system, 1e-10), [3, 0, 0])
+    np.testing.assert_array_equal(wall.supports(system, wall.local_terms(system), 0.2), [1, 0, 0])  # the force is 0.8
+    np.testing.assert_array_equal(wall.supports(system, wall.local_terms(system), 1e-10), [3, 0, 0])
     assert float(wall.typical_stiffness(system)) == pytest.approx(4.0)
 
 
