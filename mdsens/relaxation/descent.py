@@ -50,6 +50,24 @@ class Method(eqx.Module):
     finder: PairFinder
 
 
+class Scales(eqx.Module):
+    """By what a descent measures its steps: a typical second derivative, energy per length², and a typical distance
+    between neighbors, both where it begins.
+    """
+
+    stiffness: Scalar
+    length: Scalar
+
+    @classmethod
+    def of(cls, potential: Potential, system: System) -> Scales:
+        return cls(potential.typical_stiffness(system), potential.length(system))
+
+    @property
+    def longest_move(self) -> Scalar:
+        """Of a particle in one step."""
+        return LONGEST_MOVE * self.length
+
+
 class Descent(eqx.Module):
     """The state of a descent.
 
@@ -57,6 +75,7 @@ class Descent(eqx.Module):
     - `neighbors`, and whether the next step `needs_rebuild` of them.
     - `max_force`: the largest force component; `steps` so far; `idle` where the last round made none.
     - `newton_below`: the largest force component at which Newton's method is tried next; zero means never.
+    - `scales`: of its steps.
     """
 
     positions: Float[Array, "n d"]
@@ -68,6 +87,7 @@ class Descent(eqx.Module):
     steps: Int[Array, ""]
     idle: Bool[Array, ""]
     newton_below: Scalar
+    scales: Scales
 
 
 class Limits(eqx.Module):
@@ -81,14 +101,13 @@ def begin(method: Method, potential: Potential, system: System, steps: Int[Array
     """The state before the first round: no pairs and no forces are known yet."""
     x = system.positions
     neighbors = _blank(jax.eval_shape(lambda: method.finder.build(potential, system)))
-    first = Configuration(potential, system, neighbors)
-    state = _blank(jax.eval_shape(lambda: start_state(method.minimizer, first)))
+    first, scales = Configuration(potential, system, neighbors), Scales.of(potential, system)
+    state = _blank(jax.eval_shape(lambda: start_state(method.minimizer, first, scales)))
     newton_below = jnp.zeros((), x.dtype)
     if method.newton is not None and system.n >= NEWTON_FROM:
-        unit = potential.force_scale(system)
-        newton_below = method.newton.begin.astype(x.dtype) * unit
+        newton_below = method.newton.begin.astype(x.dtype) * scales.stiffness * scales.length
     yes, no = jnp.asarray(True), jnp.asarray(False)
-    return Descent(x, state, neighbors, yes, yes, jnp.asarray(jnp.inf, x.dtype), steps, no, newton_below)
+    return Descent(x, state, neighbors, yes, yes, jnp.asarray(jnp.inf, x.dtype), steps, no, newton_below, scales)
 
 
 def advance(method: Method, potential: Potential, system: System, run: Descent, limits: Limits) -> Descent:
@@ -154,7 +173,7 @@ def _rebuild(context: Any, run: Descent) -> Descent:
 def _start(context: Any, run: Descent) -> Descent:
     method, potential, system, _ = context
     here = Configuration(potential, system.replace(positions=run.positions), run.neighbors)
-    state = start_state(method.minimizer, here)
+    state = start_state(method.minimizer, here, run.scales)
     # a start with too few pairs is repeated, and its forces mean nothing
     max_force = jnp.where(run.neighbors.overflow, jnp.inf, _max_force(state, here))
     changed = state, max_force, run.neighbors.overflow
@@ -167,7 +186,7 @@ def _descend(context: Any, run: Descent) -> Descent:
     neighbors = run.neighbors
     here = Configuration(potential, system, neighbors)
     tolerance = jnp.maximum(limits.tolerance, run.newton_below)
-    steps_within = stepper(method.minimizer, here)
+    steps_within = stepper(method.minimizer, here, run.scales)
 
     def go_on(moving: tuple[Any, Array, Array, Array]) -> Bool[Array, ""]:
         _, max_force, steps, room = moving
@@ -189,8 +208,7 @@ def _newton_attempt(context: Any, run: Descent) -> Descent:
     """An attempt of Newton's method. One that fails leaves only its number of steps behind."""
     method, potential, system, limits = context
     here = Configuration(potential, system.replace(positions=run.positions), run.neighbors)
-    longest_move = LONGEST_MOVE * here.length
-    end = newton_descent(method.newton, here, -_force(run.state, here), limits.tolerance, longest_move)
+    end = newton_descent(method.newton, here, -_force(run.state, here), limits.tolerance, run.scales.longest_move)
     failed = ~end.needs_rebuild & (end.max_force > limits.tolerance)
     later = NEXT_ATTEMPT * jnp.minimum(run.newton_below, end.begun_at)
     return dataclasses.replace(
@@ -207,7 +225,7 @@ def _newton_attempt(context: Any, run: Descent) -> Descent:
 Stepper = Callable[[Scalar], tuple[Callable[[Array], Any], Callable[[Any], Any]]]
 
 
-def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
+def stepper(minimizer: Minimizer, here: Configuration, scales: Scales) -> Stepper:
     """The minimizer's (init, apply), as a function of the longest move that the list allows.
 
     Moves are limited, so that no start diverges, and zero where degrees of freedom are fixed. What does not depend on
@@ -215,7 +233,7 @@ def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
     """
     system, neighbors = here.system, here.neighbors
     assert isinstance(neighbors, Neighbors)
-    stiffness, longest_move = here.stiffness, LONGEST_MOVE * here.length
+    longest_move = scales.longest_move
 
     def force(x: Array, **_: Any) -> Array:
         return -here.at(x).gradient()
@@ -228,15 +246,15 @@ def stepper(minimizer: Minimizer, here: Configuration) -> Stepper:
             longest = largest_length(move)
             return x + move * jnp.where(longest > allowed, allowed / jnp.where(longest > allowed, longest, 1.0), 1.0)
 
-        return minimizer.build(force, shift, stiffness, system.replace(positions=neighbors.reference))
+        return minimizer.build(force, shift, scales.stiffness, system.replace(positions=neighbors.reference))
 
     return steps
 
 
-def start_state(minimizer: Minimizer, here: Configuration) -> Any:
+def start_state(minimizer: Minimizer, here: Configuration, scales: Scales) -> Any:
     """The minimizer's state at a configuration, all of its numbers arrays."""
     assert isinstance(here.neighbors, Neighbors)
-    state = stepper(minimizer, here)(0.49 * here.neighbors.skin)[0](here.system.positions)
+    state = stepper(minimizer, here, scales)(0.49 * here.neighbors.skin)[0](here.system.positions)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.asarray(leaf).dtype), state)
 
 

@@ -20,7 +20,7 @@ from ..potentials import Potential
 from ..runtime.tracing import as_array, is_concrete
 from ..system import System
 from . import validation
-from .descent import stepper, well_posed
+from .descent import Scales, stepper, well_posed
 from .equilibrium import Equilibrium
 from .relaxation import small_force
 from .rule import Rule
@@ -94,10 +94,10 @@ def _run(
     minimizer: Minimizer, steps: int | Int[Array, ""], finder: PairFinder, potential: Potential, system: System
 ) -> tuple[Array, Neighbors, Array]:
     """Positions after the loop, the list in use there, and whether any list overflowed."""
-    first = finder.build(potential, system)
+    first, scales = finder.build(potential, system), Scales.of(potential, system)
 
     def steps_with(list_: Neighbors) -> Any:
-        return stepper(minimizer, Configuration(potential, system, list_))(0.49 * list_.skin)
+        return stepper(minimizer, Configuration(potential, system, list_), scales)(0.49 * list_.skin)
 
     def step(carry: tuple[Any, Neighbors, Array]) -> tuple[Any, Neighbors, Array]:
         state, list_, overflow = carry
