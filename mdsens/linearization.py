@@ -25,7 +25,7 @@ from .landscape.thresholds import curvature_uncertainty
 from .landscape.zero_modes import ZeroModes, known_zero_modes
 from .linear_solvers.cholesky import Cholesky
 from .linear_solvers.dense import PseudoInverse, has_uncertain
-from .linear_solvers.solve import factorize, solve
+from .linear_solvers.solve import factorize, solve, unit_of
 from .runtime.compiled import compile_once
 from .runtime.tracing import is_concrete
 
@@ -98,16 +98,16 @@ class Linearization(eqx.Module):
         Differentiable in H and b to any order, whatever the solver is.
         """
         project = self.modes.project
-        shift = jax.lax.stop_gradient(self.hessian.scale())
         frozen, modes, factors = jax.lax.stop_gradient((self.hessian, self.modes, self.factors))
+        unit = unit_of(frozen)
 
         def multiply(u: Displacements) -> Displacements:
             stiff = project(u)
-            return project(self.hessian.product(stiff)) + shift * (u - stiff)
+            return project(self.hessian.product(stiff)) + unit * (u - stiff)
 
         def inverse(_: Any, b: Displacements) -> Displacements:
             stiff = modes.project(b)  # in derivatives b has a part along the zero modes
-            return solve(self.solver, factors, frozen, modes, stiff) + (b - stiff) / jnp.where(shift > 0.0, shift, 1.0)
+            return solve(self.solver, factors, frozen, modes, unit, stiff) + (b - stiff) / unit
 
         return project(jax.lax.custom_linear_solve(multiply, project(b), inverse, symmetric=True))
 

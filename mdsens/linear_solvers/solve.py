@@ -43,7 +43,7 @@ def factorize(solver: lx.AbstractLinearSolver, hessian: Hessian, modes: ZeroMode
     """
     if isinstance(solver, PseudoInverse):
         return solver.init(lx.MatrixLinearOperator(modes.project_matrix(hessian), TAGS), {})
-    unit = _unit(hessian)
+    unit = unit_of(hessian)
     if isinstance(solver, Cholesky):
         if not hessian.has_entries:
             raise InvalidInput("the sparse direct solver is for sums over pairs: take minres()")
@@ -60,26 +60,35 @@ def factorize(solver: lx.AbstractLinearSolver, hessian: Hessian, modes: ZeroMode
 
 
 def solve(
-    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, b: Displacements
+    solver: lx.AbstractLinearSolver,
+    factors: Any,
+    hessian: Hessian,
+    modes: ZeroModes,
+    unit: Float[Array, ""],
+    b: Displacements,
 ) -> Displacements:
-    """(P H P)⁺ b, P the projection off the known zero modes, to which b is orthogonal; NaN if it cannot be trusted."""
+    """(P H P)⁺ b, P the projection off the known zero modes, to which b is orthogonal; NaN if it cannot be trusted.
+
+    **Arguments:**
+
+    - `unit`: `unit_of` the Hessian.
+    """
     size = jnp.linalg.norm(b)
     direction = b / jnp.where(size > 0.0, size, 1.0)
     if isinstance(solver, PseudoInverse):
         return size * _from_factors(solver, factors, direction)
-    unit = _unit(hessian)
 
     def multiply(u: Displacements) -> Displacements:
         """Of u without a part along the zero modes."""
         return modes.project(hessian.product(u)) / unit
 
     flat = float(jnp.finfo(b.dtype).eps) ** ZERO_EIGENVALUE_EXPONENT
-    invert = _inverter(solver, factors, hessian, modes, multiply, flat)
+    invert = _inverter(solver, factors, hessian, modes, multiply, unit, flat)
     if isinstance(solver, Cholesky) and solver.regular:
         return size / unit * refine_regular(invert, multiply, direction)
     x = refine(invert, multiply, direction)
     if isinstance(solver, Cholesky) and solver.falls_back:
-        x = _rescued(x, hessian, modes, multiply, direction, flat)
+        x = _rescued(x, hessian, modes, multiply, direction, unit, flat)
     if not isinstance(solver, Minres | Cholesky):
         # A part that A all but annihilates is invisible to multiply: such a solution is not of minimum norm.
         again = _minres(multiply, multiply(x), flat, jnp.zeros_like(size))
@@ -88,7 +97,13 @@ def solve(
 
 
 def _rescued(
-    x: Displacements, hessian: Hessian, modes: ZeroModes, multiply: Multiply, b: Displacements, flat: float
+    x: Displacements,
+    hessian: Hessian,
+    modes: ZeroModes,
+    multiply: Multiply,
+    b: Displacements,
+    unit: Float[Array, ""],
+    flat: float,
 ) -> Displacements:
     """x, or where it is NaN the solution by the solver that is chosen where there are no factors.
 
@@ -96,8 +111,8 @@ def _rescued(
     """
     failed = ~jnp.all(jnp.isfinite(x))
     if b.size <= DENSE_UP_TO:
-        return jnp.where(failed, _unit(hessian) * _by_eigenvectors(hessian, modes, failed, b), x)
-    invert = _inverter(Minres(), None, hessian, modes, multiply, flat)
+        return jnp.where(failed, unit * _by_eigenvectors(hessian, modes, failed, b), x)
+    invert = _inverter(Minres(), None, hessian, modes, multiply, unit, flat)
     return jnp.where(failed, refine(invert, multiply, jnp.where(failed, b, 0.0)), x)
 
 
@@ -134,17 +149,22 @@ def _by_eigenvectors_of_any(hessian: Hessian, modes: ZeroModes, wanted: Array, b
     return jax.lax.cond(jnp.any(wanted), found, lambda: jnp.zeros_like(b))
 
 
-def _unit(hessian: Hessian) -> Float[Array, ""]:
+def unit_of(hessian: Hessian) -> Float[Array, ""]:
     """The typical eigenvalue by which the matrix is scaled; not differentiated."""
     scale = jax.lax.stop_gradient(hessian.scale())
     return jnp.where(scale > 0.0, scale, 1.0)
 
 
 def _inverter(
-    solver: lx.AbstractLinearSolver, factors: Any, hessian: Hessian, modes: ZeroModes, multiply: Multiply, flat: float
+    solver: lx.AbstractLinearSolver,
+    factors: Any,
+    hessian: Hessian,
+    modes: ZeroModes,
+    multiply: Multiply,
+    unit: Float[Array, ""],
+    flat: float,
 ) -> Any:
     """One rough solve, for the refinement."""
-    unit = _unit(hessian)
 
     def by_minres(b: Displacements, floor: Float[Array, ""], _floppy: Bool[Array, ""] | None) -> Displacements:
         # b has no part along the zero modes, which H annihilates anyway: no projections are needed
