@@ -105,7 +105,7 @@ def begin(method: Method, potential: Potential, system: System, steps: Int[Array
     state = _blank(jax.eval_shape(lambda: start_state(method.minimizer, first, scales)))
     newton_below = jnp.zeros((), x.dtype)
     if method.newton is not None and system.n >= NEWTON_FROM:
-        newton_below = method.newton.begin.astype(x.dtype) * scales.stiffness * scales.length
+        newton_below = method.newton.begin.astype(x.dtype) * potential.force_scale(system)
     yes, no = jnp.asarray(True), jnp.asarray(False)
     return Descent(x, state, neighbors, yes, yes, jnp.asarray(jnp.inf, x.dtype), steps, no, newton_below, scales)
 
