@@ -105,9 +105,10 @@ def gather(x: Shaped[Array, "n *m"], i: Int[Array, "*p"]) -> Shaped[Array, "*p *
     return x.at[i].get(wrap_negative_indices=False)
 
 
-def scatter(values: Shaped[Array, "p *m"], i: Int[Array, " p"], n: int) -> Shaped[Array, "n *m"]:
+def scatter(values: Shaped[Array, "*p *m"], i: Int[Array, "*p"], n: int) -> Shaped[Array, "n *m"]:
     """For each of n particles the sum of those values of which it is the index; indices count from 0."""
-    return jax.ops.segment_sum(values, i, n)
+    zeros = jnp.zeros((n, *values.shape[i.ndim :]), values.dtype)
+    return zeros.at[i].add(values, wrap_negative_indices=False)
 
 
 def sum_components(x: Float[Array, "... d"]) -> Float[Array, "..."]:

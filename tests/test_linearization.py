@@ -179,7 +179,8 @@ def test_what_a_configuration_knows_is_what_it_computes():
     @jax.jit
     def found(here):
         with_all, backbone = here.pairs, here.without(loose)
-        of_pairs = (with_all.slope, with_all.curvature, with_all.gap, backbone.pairs.slope, backbone.pairs.blocks())
+        of_pairs = (with_all.slope, with_all.curvature, with_all.gap, with_all.stiffness_at_cutoff)
+        of_pairs += (backbone.pairs.slope, backbone.pairs.blocks())
         return of_pairs, here.gradient(), backbone.gradient(), here.stiffness, here.length, backbone.hessian().dense()
 
     known, computed = found(jax.jit(Configuration.evaluated)(here)), found(here)

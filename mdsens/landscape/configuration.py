@@ -54,9 +54,9 @@ class Configuration(eqx.Module):
 
         The barrier keeps XLA from computing it anew for each use, which would double the time of compiling.
         """
-        terms, of_pairs = [terms for _, terms in self.others()], self.pairs
-        pairs = None if of_pairs is None else of_pairs.evaluated()
-        local = tuple(None if each is None else each.evaluated() for each in terms)
+        pairs = self.pairs
+        pairs = None if pairs is None else pairs.evaluated()
+        local = tuple(None if terms is None else terms.evaluated() for _, terms in self.others())
         known = jax.lax.optimization_barrier(Evaluated(pairs, local, None, self.stiffness, self.length))
         here = dataclasses.replace(self, known=known)
         return dataclasses.replace(self, known=dataclasses.replace(known, gradient=here.whole_gradient()))
@@ -106,12 +106,10 @@ class Configuration(eqx.Module):
 
     def whole_gradient(self) -> Float[Array, "n d"]:
         """∂E/∂x, also where degrees of freedom are fixed: there it is the force that holds them."""
-        if self.known is None:
-            return self.potential.gradient(self.system, self.neighbors)
-        if self.known.gradient is not None:
+        if self.known is not None and self.known.gradient is not None:
             return self.known.gradient
-        if self.known.pairs is None:
-            return self._gradient_of_others()
+        if self.known is None or self.known.pairs is None:
+            return self.potential.gradient(self.system, self.neighbors)
         of_pairs = self.known.pairs.gradient(self.system.n)
         return of_pairs + self._gradient_of_others() if self.potential.others() else of_pairs
 

@@ -109,7 +109,7 @@ class BlockHessian(Hessian):
         m, k, d = self.blocks.shape[:3]
         moves = gather(u, self.groups).reshape(m, 1, k * d)
         change = sum_components(self.blocks.reshape(m, k * d, k * d) * moves).reshape(m, k, d)
-        return jnp.zeros_like(u).at[self.groups].add(change, wrap_negative_indices=False)
+        return scatter(change, self.groups, self.n)
 
     def dense(self) -> Float[Array, "n d n d"]:
         d = self.blocks.shape[-1]
@@ -145,10 +145,9 @@ class BlockHessian(Hessian):
 
     def _on_sites(self) -> Float[Array, "n d d"]:
         """The second derivatives by the position of each particle, which may be in a group more than once."""
-        d = self.blocks.shape[-1]
         same = (self.groups[:, :, None] == self.groups[:, None, :])[:, :, None, :, None]
         of_members = jnp.sum(jnp.where(same, self.blocks, 0.0), axis=3)
-        return scatter(of_members.reshape(-1, d, d), self.groups.ravel(), self.n)
+        return scatter(of_members, self.groups, self.n)
 
 
 class GeneralHessian(Hessian):

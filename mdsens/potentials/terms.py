@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..geometry import gather, scatter_to_pairs, sum_components
+from ..geometry import gather, scatter, scatter_to_pairs, sum_components
 
 
 class PairValues(NamedTuple):
@@ -91,7 +91,7 @@ class Pairs(eqx.Module):
         """The number of pairs that each particle is in of which a term is chosen."""
         pairs = self.any(chosen)
         ends = jnp.stack([self.i, self.j])[:, : pairs.size]
-        return jnp.zeros(n, jnp.int32).at[ends].add(pairs.astype(jnp.int32), wrap_negative_indices=False)
+        return scatter(jnp.broadcast_to(pairs.astype(jnp.int32), ends.shape), ends, n)
 
     def map(self, function: Any) -> Any:
         """`function(potential, r, sigma)` of every term, an array or several, zero where the pair does not interact."""
@@ -167,6 +167,13 @@ class Pairs(eqx.Module):
         return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) - self.cutoff
 
 
+class LocalValues(NamedTuple):
+    """The first and second derivatives of every local term by the positions of its particles."""
+
+    gradients: Float[Array, "m k d"]
+    blocks: Float[Array, "m k d k d"]
+
+
 class LocalTerms(eqx.Module):
     """The terms of a sum over groups of k particles: the particles of each term, their positions with periodic images
     resolved, and their diameters; `known`, the first and second derivatives, once they are computed.
@@ -177,11 +184,11 @@ class LocalTerms(eqx.Module):
     diameters: Float[Array, "m k"]
     potential: Any
     axes: Any = eqx.field(static=True)
-    known: tuple[Array, Array] | None = None
+    known: LocalValues | None = None
 
     def evaluated(self) -> LocalTerms:
         """The same with the derivatives of every term computed, for all that need them."""
-        return dataclasses.replace(self, known=(self.gradients(), self.blocks()))
+        return dataclasses.replace(self, known=LocalValues(self.gradients(), self.blocks()))
 
     def moved(self, by: Float[Array, "k d"]) -> LocalTerms:
         """The same with the particles of every term moved."""
@@ -198,13 +205,13 @@ class LocalTerms(eqx.Module):
     def gradients(self) -> Float[Array, "m k d"]:
         """The derivative of every term by the positions of its particles."""
         if self.known is not None:
-            return self.known[0]
+            return self.known.gradients
         return self.map(lambda potential, x, diameters: jax.grad(potential.term_energy)(x, diameters))
 
     def blocks(self) -> Float[Array, "m k d k d"]:
         """The second derivatives of every term by the positions of its particles."""
         if self.known is not None:
-            return self.known[1]
+            return self.known.blocks
         return self.map(lambda potential, x, diameters: jax.hessian(potential.term_energy)(x, diameters))
 
     def resists(self) -> Bool[Array, " m"]:

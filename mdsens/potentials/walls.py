@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import InvalidInput
-from ..geometry import sum_components
+from ..geometry import scatter, sum_components
 from ..runtime.compiled import compile_once
 from ..system import System, name_particles
 from .base import Scalar, parameter
@@ -69,7 +69,7 @@ class Wall(LocalPotential):
         squared = sum_components(terms.gradients()[:, 0] ** 2)
         certain = squared > (CERTAIN * least_force) ** 2
         counts = jnp.where(certain, system.dim + 1, squared > least_force**2)
-        return jnp.zeros(system.n, jnp.int32).at[terms.groups[:, 0]].add(counts.astype(jnp.int32))
+        return scatter(counts.astype(jnp.int32), terms.groups[:, 0], system.n)
 
     def typical_stiffness(self, system: System) -> Scalar:
         """ε/R² of the particles."""

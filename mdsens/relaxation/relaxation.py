@@ -477,9 +477,7 @@ def _prepare(
 def _with_finder(method: Method, potential: Potential, system: System, run: Descent) -> Descent:
     """The state with an empty list of another capacity, to be rebuilt."""
     blank = begin(method, potential, system, run.steps)
-    kept = run.positions, run.state, run.needs_start, run.max_force, run.newton_below
-    parts = lambda run: (run.positions, run.state, run.needs_start, run.max_force, run.newton_below)  # noqa: E731
-    return eqx.tree_at(parts, blank, kept)
+    return dataclasses.replace(run, neighbors=blank.neighbors, needs_rebuild=blank.needs_rebuild, idle=blank.idle)
 
 
 @compile_once
